@@ -1,0 +1,82 @@
+"""MixTraining and its relatives as MosaicML Composer algorithms, and as plain PyTorch.
+
+Names are resolved on first use: importing mixplug imports neither torch nor Composer (about 8 s on two cores).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixplug.algorithms import FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
+    from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
+    from mixplug.losses import LossWeights, joint_loss, phase_weights
+    from mixplug.mixing import MixingFunction, mixup_ssl
+    from mixplug.objectives import MAE, Objective
+    from mixplug.phases import Phase, PhasePlan, PhaseSpan
+    from mixplug.ramps import Ramp
+    from mixplug.schedulers import PhaseScheduler
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Phase": "phases",
+    "PhasePlan": "phases",
+    "PhaseSpan": "phases",
+    "Ramp": "ramps",
+    "MixingFunction": "mixing",
+    "mixup_ssl": "mixing",
+    "LossWeights": "losses",
+    "joint_loss": "losses",
+    "phase_weights": "losses",
+    "BackbonePass": "backbones",
+    "PassRequest": "backbones",
+    "ViTBackbone": "backbones",
+    "backbone_of": "backbones",
+    "Objective": "objectives",
+    "MAE": "objectives",
+    "MixTraining": "algorithms",
+    "PhaseSwitch": "algorithms",
+    "MixupSSLData": "algorithms",
+    "JointLoss": "algorithms",
+    "FusedBackbonePass": "algorithms",
+    "PhaseScheduler": "schedulers",
+}
+
+__all__ = [
+    "MAE",
+    "BackbonePass",
+    "FusedBackbonePass",
+    "JointLoss",
+    "LossWeights",
+    "MixTraining",
+    "MixingFunction",
+    "MixupSSLData",
+    "Objective",
+    "PassRequest",
+    "Phase",
+    "PhasePlan",
+    "PhaseScheduler",
+    "PhaseSpan",
+    "PhaseSwitch",
+    "Ramp",
+    "ViTBackbone",
+    "__version__",
+    "backbone_of",
+    "joint_loss",
+    "mixup_ssl",
+    "phase_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mixplug' has no attribute {name!r}")
+    value = getattr(import_module(f"mixplug.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,71 @@
+"""What mixplug's Composer Algorithms have in common: dispatch, order, and how they find each other."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from composer.core import Algorithm, Event, State
+from composer.loggers import Logger
+
+A = TypeVar("A", bound="PhasedAlgorithm")
+
+
+class PhasedAlgorithm(Algorithm):
+    """An Algorithm whose methods are named after the events they handle, as in Composer's callbacks.
+
+    mixplug's algorithms must come last in ``state.algorithms``, in one order among themselves: then they mix
+    full-size images before others resize them, read what the pass left behind before others touch it (Composer
+    runs AFTER_* events in reverse) and form the joint loss after MixUp and CutMix have had theirs. A user need
+    not know: at INIT the list is put in order, whatever order it was written in.
+    """
+
+    #: Place among mixplug's own algorithms.
+    rank = 0
+
+    @property
+    def parts(self) -> tuple[PhasedAlgorithm, ...]:
+        """The algorithms this one stands for: itself, unless it is a bundle."""
+        return (self,)
+
+    def match(self, event: Event, state: State) -> bool:
+        """Whether this algorithm handles ``event``."""
+        return any(_handler(part, event) for part in self.parts)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Handle ``event``."""
+        if event is Event.INIT:
+            _refuse_duplicates(state)
+            state.algorithms = sorted(state.algorithms, key=_rank)
+        for part in self.parts:
+            handler = _handler(part, event)
+            if handler is not None:
+                handler(state, logger)
+
+
+def find(state: State, kind: type[A]) -> A | None:
+    """The algorithm of type ``kind`` that runs in ``state``, alone or inside of a bundle."""
+    return next((part for part in _all_parts(state) if isinstance(part, kind)), None)
+
+
+def _all_parts(state: State) -> list[PhasedAlgorithm]:
+    ours = (a for a in state.algorithms if isinstance(a, PhasedAlgorithm))
+    return [part for algorithm in ours for part in algorithm.parts]
+
+
+def _rank(algorithm: Algorithm) -> int:
+    return 1 + algorithm.rank if isinstance(algorithm, PhasedAlgorithm) else 0
+
+
+def _handler(part: PhasedAlgorithm, event: Event) -> Any:
+    return getattr(part, event.value, None)
+
+
+def _refuse_duplicates(state: State) -> None:
+    names = [type(part).__name__ for part in _all_parts(state)]
+    for name in names:
+        if names.count(name) > 1:
+            given = [type(a).__name__ for a in state.algorithms if isinstance(a, PhasedAlgorithm)]
+            raise ValueError(
+                f"algorithms={given} runs {name} {names.count(name)} times; use it once (MixTraining already holds "
+                f"PhaseSwitch, MixupSSLData, FusedBackbonePass and JointLoss)"
+            )

@@ -1,0 +1,187 @@
+"""FusedBackbonePass: one pass over the backbone serves both heads (Li et al., Fig. 3 and appendix A.2).
+
+What it does
+    Gives the model a self-supervised head (the objective), lets the user's own ``model.forward`` run once for
+    each step, and computes the self-supervised loss from what that pass left behind: the encoder's tokens and
+    the very images it saw, after resizing, MixUp and the rest. Between training steps the model is as it was.
+
+On its own
+    The loss of each step is the plain sum ``ssl + sl``. With a PhaseSwitch the SSL phase trains on ``ssl``
+    alone, the SL phase on ``sl`` alone; with a JointLoss its weights hold.
+
+Hyperparameters
+    ``objective`` 'auto' is Li et al.'s: MAE with ``mask='features'`` and a decoder 2 deep. ``MAE(mask='input')``
+    costs about half as much.
+
+Caveats
+    The model must run its backbone exactly once in each forward pass. The head's parameters join the param
+    groups of the backbone's, so its learning rate and weight decay are the backbone's. They are part of the
+    model's state_dict under ``ssl_objective``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from composer.core import State, get_precision_context
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor, nn
+
+from mixplug.algorithms.base import PhasedAlgorithm, find
+from mixplug.algorithms.joint_loss import weights_of
+from mixplug.algorithms.mixup_ssl_data import MixupSSLData
+from mixplug.algorithms.optimizers import add_beside, create_missing_state
+from mixplug.algorithms.phase_switch import position_of
+from mixplug.backbones import PassRequest, ViTBackbone, backbone_of
+from mixplug.objectives import MAE, Objective
+from mixplug.phases import Phase
+
+
+class FusedBackbonePass(PhasedAlgorithm):
+    """Computes the self-supervised loss from the model's own forward pass.
+
+    Args:
+        objective: The SSL objective, or 'auto' for MAE with ``mask='features'``. It is copied, so that one
+            description can serve several models; the model's copy is ``state.model.ssl_objective``.
+        backbone: Dotted name of the vision transformer inside of the model, if it holds several.
+
+    Raises:
+        TypeError: ``objective`` is neither 'auto' nor an :class:`mixplug.Objective`; at INIT, the model holds no
+            vision transformer.
+        ValueError: at INIT, the objective cannot work on this model.
+    """
+
+    rank = 3
+
+    def __init__(self, objective: str | Objective = "auto", backbone: str | None = None) -> None:
+        if isinstance(objective, str) and objective != "auto":
+            raise ValueError(f"objective must be 'auto' or an objective such as MAE(mask='input'), got {objective!r}")
+        if not isinstance(objective, (str, Objective)):
+            raise TypeError(f"objective must be 'auto' or an objective such as MAE(), got {type(objective).__name__}")
+        self.objective = MAE(mask="features") if isinstance(objective, str) else objective
+        self.backbone_path = backbone
+        self._backbone: ViTBackbone | None = None
+        self._attached: Objective | None = None
+        self._request: PassRequest | None = None
+        self._ssl_loss: Tensor | None = None
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Give the model its self-supervised head and the optimizer its parameters."""
+        model = state.model
+        self._backbone = backbone_of(model, self.backbone_path)
+        present = getattr(model, "ssl_objective", None)
+        if present is None:
+            self._attached = copy.deepcopy(self.objective).build(self._backbone)
+            model.ssl_objective = self._attached
+        elif repr(present) == repr(copy.deepcopy(self.objective).build(self._backbone)):
+            self._attached = present  # a second Trainer on the same model goes on with its head
+        else:
+            raise ValueError(
+                f"the model already has an ssl_objective of an earlier Trainer, {present!r}, unlike the new one, "
+                f"{self.objective!r}; remove it first: del model.ssl_objective"
+            )
+        for optimizer in state.optimizers:
+            add_beside(optimizer, self._attached.parameters(), self._backbone.encoder_parameters)
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Give every parameter its optimizer state, so that a checkpoint of any phase can be loaded."""
+        for optimizer in state.optimizers:
+            create_missing_state(optimizer)
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Ask the objective what the batch's passes must do, unless the phase has no self-supervised loss."""
+        position = position_of(state)
+        self._request = None
+        if position.phase is not Phase.SL:
+            assert self._attached is not None
+            self._request = self._attached.request(position.phase, position.progress)
+            logger.log_metrics({f"mixtraining/{name}": value for name, value in self._request.metrics.items()})
+
+    def before_forward(self, state: State, logger: Logger) -> None:
+        """Begin to watch the pass."""
+        self._ssl_loss = None
+        if self._request is not None:
+            assert self._backbone is not None
+            self._backbone.start(self._request)
+
+    def after_forward(self, state: State, logger: Logger) -> None:
+        """Compute the self-supervised loss from what the pass left behind."""
+        if self._request is None:
+            return
+        assert self._backbone is not None
+        assert self._attached is not None
+        seen = self._backbone.stop()
+        used = weights_of(state).ssl > 0
+        # AFTER_FORWARD runs outside of Composer's precision context.
+        with get_precision_context(state.precision, state.precision_config), torch.set_grad_enabled(used):
+            self._ssl_loss = self._attached(seen)
+
+    def before_backward(self, state: State, logger: Logger) -> None:
+        """Put both terms and their sum into ``state.loss``."""
+        weights = weights_of(state)
+        sl, others = _supervised(state.loss)
+        ssl = self._ssl_loss
+        if dist.get_world_size() > 1:
+            if ssl is not None and weights.sl == 0:
+                ssl = _keep_in_graph(ssl, self._supervised_only(state))
+            elif weights.ssl == 0:
+                assert self._attached is not None
+                sl = _keep_in_graph(sl, self._attached.parameters())
+        total = (weights.ssl * ssl if ssl is not None and weights.ssl else 0) + (weights.sl * sl if weights.sl else 0)
+        undefined = torch.full_like(sl.detach(), float("nan"))
+        data = find(state, MixupSSLData)
+        unlabelled = data is not None and data.ssl_dataloader is not None and position_of(state).phase is Phase.SSL
+        state.loss = {
+            **others,
+            "ssl": undefined if ssl is None else ssl,
+            "sl": undefined if unlabelled else sl,
+            "total": total,
+        }
+        self._ssl_loss = None
+
+    def after_train_batch(self, state: State, logger: Logger) -> None:
+        """Drop gradients of parameters that the phase does not use: weight decay would move them."""
+        assert self._attached is not None
+        weights = weights_of(state)
+        if weights.ssl == 0:
+            _drop_gradients(self._attached.parameters())
+        if weights.sl == 0:
+            # What lies outside of the encoder need not be a head (a stem before it learns from SSL too), so
+            # only what got no gradient counts as unused.
+            _drop_gradients(p for p in self._supervised_only(state) if p.grad is not None and not p.grad.any())
+
+    def _supervised_only(self, state: State) -> list[nn.Parameter]:
+        assert self._backbone is not None
+        assert self._attached is not None
+        shared = {id(p) for p in (*self._backbone.encoder_parameters, *self._attached.parameters())}
+        return [p for p in state.model.parameters() if p.requires_grad and id(p) not in shared]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(objective={self.objective!r}, backbone={self.backbone_path!r})"
+
+
+def _supervised(loss: object) -> tuple[Tensor, dict[str, Tensor]]:
+    """The supervised loss as one scalar, and what else the model's ``loss`` returned to be logged."""
+    if isinstance(loss, Tensor):
+        return loss.mean(), {}
+    if isinstance(loss, Mapping):
+        others = {k: v for k, v in loss.items() if k != "total"}
+        return (loss["total"] if "total" in loss else sum(v.mean() for v in others.values())), others  # type: ignore[return-value]
+    if isinstance(loss, (tuple, list)) and loss:
+        return sum(part.mean() for part in loss), {f"loss{i}": part for i, part in enumerate(loss)}  # type: ignore[return-value]
+    raise TypeError(f"the model's loss() must return a tensor, or a dict or tuple of tensors; got {type(loss).__name__}")
+
+
+def _keep_in_graph(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """``loss`` plus zero times each parameter: DDP waits for a gradient of every one of them."""
+    for parameter in parameters:
+        loss = loss + 0.0 * parameter.flatten()[0].to(loss)
+    return loss
+
+
+def _drop_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None

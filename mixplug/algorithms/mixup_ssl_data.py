@@ -1,0 +1,147 @@
+"""MixupSSLData: brings in self-supervised data other than the labelled one (Li et al., Eq. 2, section 3.2.2).
+
+What it does
+    With an ``ssl_dataloader``, epochs of the SSL phase are passes over it, and epochs of MIX are passes over the
+    labelled data in which each image is mixed with a random self-supervised partner; labels stay. Without one,
+    both data sets are the same and nothing changes: ``g(D_ssl, D_sl) = D_sl``.
+
+On its own
+    Without a PhaseSwitch each batch of the run is mixed, a regulariser with unlabelled images.
+
+Hyperparameters
+    ``lam`` 0.5 (Li et al., section 2.2.2); ``mixing`` may be any function of the same shape.
+
+Caveats
+    Partners come from their own random stream, a function of the seed and the epoch: they disturb neither the
+    order of the labelled data nor anything else random. Both data sets must give normalised images of one
+    shape. While the SSL phase passes over unlabelled data, class 0 stands in for the labels that the model's
+    ``loss`` asks for; that loss weighs nothing and is logged as NaN, and training accuracy says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from composer.core import State, Time, TimeUnit
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from mixplug.algorithms.base import PhasedAlgorithm
+from mixplug.algorithms.phase_switch import position_of
+from mixplug.checks import check_real
+from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, length_of
+from mixplug.mixing import MixingFunction, mixup_ssl
+from mixplug.phases import Phase
+
+
+class MixupSSLData(PhasedAlgorithm):
+    """Feeds the SSL phase from other data and mixes it into the MIX phase.
+
+    Args:
+        ssl_dataloader: Batches of images ``(B, C, H, W)`` alone or ``(images, anything)``, shuffled; None if the
+            SSL data is the labelled data.
+        mixing: ``(x_sl, x_ssl, lam) -> x_mix`` of one shape; see :class:`mixplug.MixingFunction`.
+        lam: Share of the labelled image in [0, 1].
+
+    Raises:
+        TypeError: ``ssl_dataloader`` is not iterable or ``mixing`` not callable.
+        ValueError: ``ssl_dataloader`` is empty or ``lam`` leaves [0, 1].
+    """
+
+    rank = 2
+
+    def __init__(
+        self,
+        ssl_dataloader: Iterable | None = None,
+        mixing: MixingFunction = mixup_ssl,
+        lam: float = 0.5,
+    ) -> None:
+        if not callable(mixing):
+            raise TypeError(f"mixing must be a function (x_sl, x_ssl, lam) -> x_mix, got {mixing!r}")
+        self.mixing = mixing
+        self.lam = check_real("lam", lam, 0, 1)
+        self.ssl_dataloader = None if ssl_dataloader is None else UnlabelledBatches(ssl_dataloader)
+        self._sl_dataloader: Any = None
+        self._sl_label = ""
+        self._sl_length: Time | None = None
+        self._subset: int = -1
+        self._partners: PartnerStream | None = None
+
+    def epoch_length(self, state: State, phase: Phase) -> int | None:
+        """Batches of an epoch of ``phase``, None if its data has no length."""
+        if self.ssl_dataloader is None or self._sl_dataloader is None:
+            return None if state.dataloader_len is None else state.dataloader_len.value
+        if phase is Phase.SSL:
+            return _capped(length_of(self.ssl_dataloader), self._subset)
+        return None if self._sl_length is None else self._sl_length.value
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Remember the labelled data; a run resumed in mid-epoch gets no EPOCH_START, so choose the data here."""
+        if self.ssl_dataloader is None:
+            return
+        if state.dataloader is not self.ssl_dataloader:
+            self._sl_dataloader, self._sl_label = state.dataloader, state.dataloader_label or "train"
+            self._sl_length = state.dataloader_len
+            full = length_of(state.dataloader)
+            shortened = self._sl_length is not None and self._sl_length.value != full
+            self._subset = self._sl_length.value if shortened and self._sl_length is not None else -1
+        self._partners = None
+        self.epoch_start(state, logger)
+
+    def epoch_start(self, state: State, logger: Logger) -> None:
+        """Choose the data that this epoch passes over."""
+        if self.ssl_dataloader is None:
+            return
+        if position_of(state).phase is Phase.SSL:
+            self.ssl_dataloader.set_epoch(state.timestamp.epoch.value)
+            length = _capped(length_of(self.ssl_dataloader), self._subset)
+            state.set_dataloader(self.ssl_dataloader, self._sl_label, -1 if length is None else length)
+            self._end_epoch_at_switch(state)
+        elif state.dataloader is not self._sl_dataloader:
+            state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
+            if self._sl_length is not None:
+                state.dataloader_len = self._sl_length
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        """Mix partners into the batch."""
+        if self.ssl_dataloader is None or position_of(state).phase is not Phase.MIX:
+            return
+        images = state.batch_get_item(key=0)
+        if not isinstance(images, Tensor):
+            raise TypeError(f"MixupSSLData mixes batches of (images, labels), got images of {type(images).__name__}")
+        epoch = state.timestamp.epoch.value
+        if self._partners is None or self._partners.epoch != epoch:
+            self._partners = PartnerStream(self.ssl_dataloader, epoch, state.seed)
+            # Resumed in mid-epoch: go on after the partners of the batches before.
+            self._partners.skip(state.timestamp.sample_in_epoch.value // dist.get_world_size())
+        partners = self._partners.draw(len(images))
+        state.batch_set_item(key=0, value=self.mixing(images, partners.to(images.device), self.lam))
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Give the labelled data back."""
+        if self.ssl_dataloader is not None and state.dataloader is not self._sl_dataloader:
+            state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
+
+    def _end_epoch_at_switch(self, state: State) -> None:
+        """With phases in batches, end the pass over the SSL data where the phase ends."""
+        span = position_of(state).span
+        if state.max_duration is None or state.max_duration.unit != TimeUnit.BATCH or span is None:
+            return
+        left = span.stop - (state.timestamp.batch.value - state.timestamp.batch_in_epoch.value)
+        length = state.dataloader_len
+        if length is None or left < length.value:
+            state.dataloader_len = left
+
+    def __repr__(self) -> str:
+        mixing = getattr(self.mixing, "__name__", repr(self.mixing))
+        data = None if self.ssl_dataloader is None else self.ssl_dataloader
+        return f"{type(self).__name__}(ssl_dataloader={data!r}, mixing={mixing}, lam={self.lam!r})"
+
+
+def _capped(length: int | None, subset: int) -> int | None:
+    """``length``, but at most the Trainer's ``train_subset_num_batches``, which holds for both data sets."""
+    if subset < 0:
+        return length
+    return subset if length is None else min(length, subset)

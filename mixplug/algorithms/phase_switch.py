@@ -1,0 +1,232 @@
+"""PhaseSwitch: divides a training run into SSL, MIX and SL phases (Li et al., Eq. 1 and Algorithm 1).
+
+What it does
+    Knows at each moment which phase the run is in, logs it, and changes the optimizer's settings at a switch.
+    The phase is a function of the timestamp alone, so a resumed run needs no state of it.
+
+On its own
+    The optimizer's weight decay, betas or state change by phase; the loss stays the model's own. The other
+    algorithms of mixplug read the phase from it; without it they take the whole run for one MIX phase.
+
+Hyperparameters
+    ``rho`` 0.5 and ``ssl_duration = sl_duration`` (Li et al., section 3.1). ``reset_optimizer=True`` with a
+    :class:`mixplug.PhaseScheduler` gives each phase the fresh start that separate runs would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from composer.core import State, Time, Timestamp, TimeUnit
+from composer.loggers import Logger
+
+from mixplug.algorithms.base import PhasedAlgorithm, find
+from mixplug.algorithms.optimizers import create_missing_state
+from mixplug.checks import check_choice, check_real
+from mixplug.phases import Phase, PhasePlan, PhaseSpan, Ratio
+
+Duration = Union[str, int, Time]
+_UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is: its phase, that phase's progress in [0, 1], and its stretch (None without PhaseSwitch)."""
+
+    phase: Phase
+    progress: float
+    span: PhaseSpan | None = None
+
+
+class PhaseSwitch(PhasedAlgorithm):
+    """Divides a training run into SSL, MIX and SL phases.
+
+    Args:
+        rho: Mix ratio in [0, 1] (Li et al., Eq. 1).
+        ssl_duration: Self-supervised learning in all, such as '100ep', '500ba' or 100 (epochs), MIX included.
+        sl_duration: Supervised learning in all, in the same unit. With neither of the two the Trainer's
+            ``max_duration`` is divided evenly; with both, ``max_duration`` must be their plan's total.
+        optimizer_overrides: ``{phase: {option: value}}``: param group options other than the learning rate that
+            hold in a phase, such as ``{'ssl': {'weight_decay': 0.15, 'betas': (0.9, 0.95)}}``. Groups without
+            weight decay (biases, norms) keep none.
+        reset_optimizer: Forget the optimizer's state (moments, step counts) at each switch.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range, or only one duration is given, or their units differ.
+    """
+
+    rank = 1
+
+    def __init__(
+        self,
+        rho: Ratio = 0.5,
+        ssl_duration: Duration | None = None,
+        sl_duration: Duration | None = None,
+        optimizer_overrides: Mapping[str | Phase, Mapping[str, Any]] | None = None,
+        reset_optimizer: bool = False,
+    ) -> None:
+        self.rho = check_real("rho", rho, 0, 1)
+        self.ssl_duration = _parse("ssl_duration", ssl_duration)
+        self.sl_duration = _parse("sl_duration", sl_duration)
+        if (self.ssl_duration is None) != (self.sl_duration is None):
+            raise ValueError(
+                f"give both ssl_duration and sl_duration or neither, got {ssl_duration!r} and {sl_duration!r}"
+            )
+        if self.ssl_duration and self.sl_duration and self.ssl_duration.unit != self.sl_duration.unit:
+            raise ValueError(f"ssl_duration and sl_duration must have one unit, got {ssl_duration!r} and {sl_duration!r}")
+        self.optimizer_overrides = _check_overrides(optimizer_overrides)
+        if not isinstance(reset_optimizer, bool):
+            raise TypeError(f"reset_optimizer must be True or False, got {reset_optimizer!r}")
+        self.reset_optimizer = reset_optimizer
+        self.phase_schedulers: list[Any] = []
+        self._entered: Phase | None = None
+        self._plan: tuple[Time, PhasePlan] | None = None
+        self._base_options: list[list[dict[str, Any]]] = []
+
+    def plan(self, state: State) -> PhasePlan:
+        """The plan of this run, in the unit of its ``max_duration``.
+
+        Raises:
+            ValueError: ``max_duration`` is not set, in another unit, or not what the durations add up to.
+        """
+        total = state.max_duration
+        if total is None:
+            raise ValueError("the phases need the run's length: give the Trainer a max_duration, such as '150ep'")
+        if total.unit not in _UNITS:
+            raise ValueError(f"max_duration={total.to_timestring()!r} must be in epochs ('ep') or batches ('ba')")
+        if self._plan is not None and (self._plan[0].value, self._plan[0].unit) == (total.value, total.unit):
+            return self._plan[1]
+        self._plan = (total, self._divide(total))
+        return self._plan[1]
+
+    def _divide(self, total: Time) -> PhasePlan:
+        if self.ssl_duration is None or self.sl_duration is None:
+            return PhasePlan.from_total(total.value, self.rho)
+        plan = PhasePlan(self.ssl_duration.value, self.sl_duration.value, self.rho)
+        fits = Time(plan.total, self.ssl_duration.unit)
+        if (total.value, total.unit) != (fits.value, fits.unit):
+            raise ValueError(
+                f"ssl_duration={self.ssl_duration.to_timestring()!r} and sl_duration="
+                f"{self.sl_duration.to_timestring()!r} with rho={self.rho} last {fits.to_timestring()!r} in all, but "
+                f"max_duration is {total.to_timestring()!r}; set max_duration={fits.to_timestring()!r}"
+            )
+        return plan
+
+    def position(self, state: State) -> Position:
+        """Where the run is now; at its end, the end of its last phase."""
+        plan = self.plan(state)
+        assert state.max_duration is not None
+        time = state.timestamp
+        done: float = time.get(state.max_duration.unit).value
+        if done >= plan.total:
+            return Position(plan.phases[-1].phase, 1.0, plan.phases[-1])
+        span = plan.span_at(done)
+        if state.max_duration.unit == TimeUnit.EPOCH and state.dataloader_len is not None:
+            done += time.batch_in_epoch.value / max(1, state.dataloader_len.value)
+        return Position(span.phase, min(1.0, (done - span.start) / span.length), span)
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Remember the optimizer's own options, before a checkpoint can bring those of a later phase."""
+        self._entered = None
+        self.phase_schedulers = []
+        self._base_options = [[dict(g, params=None) for g in o.param_groups] for o in state.optimizers]
+        for optimizer in state.optimizers:
+            for options in self.optimizer_overrides.values():
+                for option in options:
+                    check_choice("an option of optimizer_overrides", option, _options_of(optimizer))
+
+    def after_load(self, state: State, logger: Logger) -> None:
+        """Refuse a duration that does not fit as soon as it is known."""
+        if state.max_duration is not None:
+            self.plan(state)
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Refuse a run that cannot be divided."""
+        self.plan(state)
+        if state.dataloader_len is not None and state.dataloader_len.value == 0:
+            raise ValueError("the train_dataloader is empty: it has no batches; give it data or turn off drop_last")
+        self._entered = None
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Enter a phase at its first batch, and after resuming."""
+        position = self.position(state)
+        if position.phase is not self._entered:
+            self._enter(position, state)
+            self._entered = position.phase
+        logger.log_metrics({"mixtraining/phase": list(Phase).index(position.phase)})
+
+    def _enter(self, position: Position, state: State) -> None:
+        for optimizer, base in zip(state.optimizers, self._base_options, strict=True):
+            options = self.optimizer_overrides.get(position.phase, {})
+            for group, own in zip(optimizer.param_groups, base, strict=False):
+                for option in {o for phase in self.optimizer_overrides.values() for o in phase}:
+                    exempt = option == "weight_decay" and own[option] == 0
+                    group[option] = own[option] if exempt else options.get(option, own[option])
+        if position.progress == 0:  # the phase's very first batch, not a resumed run
+            if self.reset_optimizer and position.span is not None and position.span.start > 0:
+                for optimizer in state.optimizers:
+                    optimizer.state.clear()
+                    create_missing_state(optimizer)
+            for scheduler in self.phase_schedulers:
+                scheduler.restart(state)
+
+    def __repr__(self) -> str:
+        durations = [d and d.to_timestring() for d in (self.ssl_duration, self.sl_duration)]
+        overrides = {str(phase): options for phase, options in self.optimizer_overrides.items()}
+        return (
+            f"{type(self).__name__}(rho={self.rho!r}, ssl_duration={durations[0]!r}, sl_duration={durations[1]!r}, "
+            f"optimizer_overrides={overrides!r}, reset_optimizer={self.reset_optimizer!r})"
+        )
+
+
+def position_of(state: State) -> Position:
+    """Where the run is; without a PhaseSwitch the whole run is one MIX phase."""
+    switch = find(state, PhaseSwitch)
+    if switch is not None:
+        return switch.position(state)
+    elapsed = state.get_elapsed_duration()
+    return Position(Phase.MIX, 0.0 if elapsed is None else min(1.0, elapsed.value))
+
+
+def phase_start(state: State, span: PhaseSpan, epoch_length: Any) -> Timestamp:
+    """The timestamp at which ``span`` begins; ``epoch_length(phase)`` is the batches of an epoch of a phase."""
+    switch = find(state, PhaseSwitch)
+    assert switch is not None
+    assert state.max_duration is not None
+    if state.max_duration.unit == TimeUnit.BATCH:
+        return Timestamp(batch=span.start)
+    earlier = [s for s in switch.plan(state).phases if s.stop <= span.start]
+    return Timestamp(epoch=span.start, batch=sum(s.length * epoch_length(s.phase) for s in earlier))
+
+
+def _parse(name: str, duration: Duration | None) -> Time | None:
+    if duration is None:
+        return None
+    if isinstance(duration, bool) or not isinstance(duration, (str, int, Time)):
+        raise TypeError(f"{name} must be like '100ep', '500ba' or 100 (epochs), got {duration!r}")
+    try:
+        time = Time.from_input(duration, TimeUnit.EPOCH)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} must be like '100ep', '500ba' or 100 (epochs), got {duration!r}") from error
+    if time.unit not in _UNITS or time.value != int(time.value) or time.value < 1:
+        raise ValueError(f"{name} must be at least one whole epoch ('1ep') or batch ('1ba'), got {duration!r}")
+    return Time(int(time.value), time.unit)
+
+
+def _check_overrides(overrides: Mapping[Any, Mapping[str, Any]] | None) -> dict[Phase, dict[str, Any]]:
+    checked = {}
+    for phase, options in (overrides or {}).items():
+        check_choice("a phase of optimizer_overrides", phase, [p.value for p in Phase])
+        if not isinstance(options, Mapping):
+            raise TypeError(f"optimizer_overrides[{str(phase)!r}] must map options to values, got {options!r}")
+        if "lr" in options or "params" in options:
+            raise ValueError("optimizer_overrides cannot set 'lr' or 'params'; PhaseScheduler sets learning rates")
+        checked[Phase(phase)] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return checked
+
+
+def _options_of(optimizer: Any) -> list[str]:
+    return [option for option in optimizer.param_groups[0] if option not in ("params", "lr", "initial_lr")]

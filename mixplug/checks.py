@@ -1,0 +1,80 @@
+"""Checks of what a user passes in: one message style, one place.
+
+Every message names the value, the allowed range and, where there is one, the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+
+def check_real(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> Any:
+    """Return ``value`` if it is a real number in the interval, which either end may be open.
+
+    Raises:
+        TypeError: ``value`` is not a number (strings and booleans are not).
+        ValueError: ``value`` is NaN or outside of the interval.
+    """
+    interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{name} must be a number in {interval}, got {value!r} of type {type(value).__name__}"
+            f"{_unquoted_hint(value)}"
+        )
+    number = float(value)
+    above = number > low if low_open else number >= low
+    below = number < high if high_open else number <= high
+    if math.isnan(number) or not (above and below):
+        raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
+    return value
+
+
+def check_int(name: str, value: Any, low: int) -> int:
+    """Return ``value`` as an int if it is a whole number of at least ``low``.
+
+    Raises:
+        TypeError: ``value`` is not an integer (booleans and floats are not).
+        ValueError: ``value`` is below ``low``.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"{name} must be a whole number of at least {low}, got {value!r} of type "
+            f"{type(value).__name__}{_unquoted_hint(value)}"
+        )
+    if value < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ValueError: it is not; the message names the nearest choice.
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}{did_you_mean(value, choices)}")
+    return value
+
+
+def did_you_mean(word: Any, choices: Iterable[str]) -> str:
+    """The end of an error message: ``; did you mean 'x'?`` if a choice is near, else empty."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _unquoted_hint(value: Any) -> str:
+    return "; write it without quotes" if isinstance(value, str) else ""

@@ -1,0 +1,1 @@
+"""Data sets, loaders and the self-supervised side of them."""

@@ -1,0 +1,258 @@
+"""One training run of a recipe: a method and a seed in, numbers and pictures' data out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from composer import Trainer
+from composer.core import Algorithm, Callback, State, Time, TimeUnit
+from composer.loggers import InMemoryLogger, Logger
+from composer.models import ComposerClassifier
+from composer.optim import ComposerScheduler
+from composer.utils import dist, get_device
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mixplug.algorithms import MixTraining, PhaseSwitch
+from mixplug.algorithms.base import PhasedAlgorithm
+from mixplug.backbones import backbone_of
+from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedulers_by_name
+from mixplug.checks import check_choice
+from mixplug.data.datasets import DataSplit, load_dataset
+from mixplug.objectives import MAE, Reconstruction
+from mixplug.phases import Phase, PhasePlan
+from mixplug.recipes import Recipe
+from mixplug.schedulers import PhaseScheduler
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class RunResult:
+    """What one run measured.
+
+    Attributes:
+        accuracy: Share of correct test images after training, in [0, 1].
+        seconds: Training wall-clock time, evaluation excluded.
+        lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
+        unit: 'ep' or 'ba'.
+        mask: Where the objective masks, None without one.
+        rho: Mix ratio, None for a method without phases.
+        history: Losses (means since the point before) and accuracy over the run: each a list of [time, value]
+            with time in ``unit``.
+        reconstruction: Pictures of the finished model, None without an MAE.
+    """
+
+    accuracy: float
+    seconds: float
+    lengths: dict[str, int]
+    unit: str
+    mask: str | None
+    rho: float | None
+    history: dict[str, list[list[float]]]
+    reconstruction: Reconstruction | None = field(default=None, repr=False)
+
+
+class Experiment:
+    """One run of a recipe, built and ready.
+
+    Args:
+        recipe: The recipe.
+        method: Key of one of its methods.
+        seed: Of the data-limitation subset, the initial weights and the training.
+        progress: Called as ``progress(done, total, text)`` after each epoch (or batch, for runs in batches).
+        save_folder: Where to keep a checkpoint of the finished run, None for nowhere.
+
+    Raises:
+        TypeError: something in the recipe has the wrong type.
+        ValueError: something in the recipe is out of range or unknown.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: str,
+        seed: int,
+        progress: Progress | None = None,
+        save_folder: Path | None = None,
+    ) -> None:
+        check_choice("method", method, recipe.methods)
+        self.recipe = recipe
+        self.data = load_dataset(recipe.data.dataset, recipe.data.fraction, seed)
+        torch.manual_seed(seed)
+        self.model = ComposerClassifier(_make_model(recipe, self.data))
+        self.algorithms = _make_algorithms(recipe, method)
+        self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
+        self._log = InMemoryLogger()
+        self.trainer = Trainer(
+            model=self.model,
+            train_dataloader=_loader(self.data.train, recipe.data.batch_size, recipe.data.workers, seed, shuffle=True),
+            eval_dataloader=_loader(self.data.test, recipe.data.eval_batch_size, recipe.data.workers, seed),
+            max_duration=self.max_duration,
+            eval_interval=recipe.eval_interval,
+            algorithms=self.algorithms,
+            optimizers=build(
+                recipe.optimizer, optimizers_by_name(), "optimizer", params=self.model.parameters()
+            ),
+            schedulers=_make_scheduler(recipe, self.algorithms),
+            callbacks=[] if progress is None else [_ProgressCallback(progress)],
+            loggers=[self._log],
+            progress_bar=False,
+            auto_log_hparams=False,
+            precision=recipe.precision,
+            device=recipe.device or None,
+            seed=seed,
+            save_folder=None if save_folder is None else str(save_folder),
+            save_filename="checkpoint.pt",
+            save_latest_filename=None,
+            save_interval=self.max_duration,
+            save_overwrite=True,
+        )
+
+    def run(self) -> RunResult:
+        """Train, and return what was measured."""
+        try:
+            self.trainer.fit()
+        finally:
+            self.trainer.close()
+        state = self.trainer.state
+        switch = _switch_of(self.algorithms)
+        unit = self.max_duration.unit.value
+        if self.plan is None:
+            lengths = {Phase.SL.value: int(self.max_duration.value)}
+        else:
+            lengths = {span.phase.value: span.length for span in self.plan.phases}
+        objective = getattr(self.model, "ssl_objective", None)
+        return RunResult(
+            accuracy=float(state.eval_metric_values["MulticlassAccuracy"]),
+            seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
+            lengths=lengths,
+            unit=unit,
+            mask=getattr(objective, "mask", None),
+            rho=None if switch is None else float(switch.rho),
+            history=_history(self._log, self.max_duration.unit),
+            reconstruction=self._reconstruct(objective),
+        )
+
+    def _reconstruct(self, objective: Any) -> Reconstruction | None:
+        if not isinstance(objective, MAE) or not self.recipe.pictures:
+            return None
+        images = torch.stack([self.data.test[i][0] for i in range(self.recipe.pictures)])
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        # The same hidden patches for every method: Fig. 4 of Li et al. compares reconstructions.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pictures = objective.reconstruct(backbone_of(self.model), images.to(device))
+        return Reconstruction(*(picture.float().cpu() for picture in pictures))
+
+
+def _make_model(recipe: Recipe, data: DataSplit) -> torch.nn.Module:
+    try:
+        arguments = {"in_chans": data.shape[0], "num_classes": data.classes, **recipe.model.args}
+        model = timm.create_model(recipe.model.name, **arguments)
+    except (TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None and tuple(size) != data.shape[1:] and not getattr(model, "dynamic_img_size", False):
+        raise ValueError(
+            f"model.args.img_size is {tuple(size)} but the images of {recipe.data.dataset!r} are {data.shape[1:]}; "
+            f"set model.args.img_size={data.shape[1]}"
+        )
+    return model
+
+
+def _make_algorithms(recipe: Recipe, method: str) -> list[Algorithm]:
+    names = algorithms_by_name()
+    durations = {"ssl_duration": recipe.ssl_duration, "sl_duration": recipe.sl_duration}
+    made = []
+    for where, specs in (
+        (f"methods.{method}.algorithms", recipe.methods[method].algorithms),
+        ("algorithms", recipe.algorithms),
+    ):
+        for index, spec in enumerate(specs):
+            name = spec if isinstance(spec, str) else next(iter(spec), None) if isinstance(spec, dict) else None
+            divides = names.get(name) in (MixTraining, PhaseSwitch)
+            made.append(build(spec, names, f"{where}.{index}", **(durations if divides else {})))
+    return made
+
+
+def _make_scheduler(recipe: Recipe, algorithms: Sequence[Algorithm]) -> ComposerScheduler | None:
+    if recipe.scheduler is None:
+        return None
+    scheduler = build(recipe.scheduler, schedulers_by_name(), "scheduler")
+    if isinstance(scheduler, PhaseScheduler) and _switch_of(algorithms) is None:
+        return scheduler.alone(Phase.SL)
+    return scheduler
+
+
+def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[PhasePlan | None, Time]:
+    """The plan of a run, if it has phases, and how long it is."""
+    switch = _switch_of(algorithms)
+    if switch is None:
+        switch = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration)  # checks both
+        assert switch.sl_duration is not None
+        return None, switch.sl_duration
+    assert switch.ssl_duration is not None
+    assert switch.sl_duration is not None
+    plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
+    return plan, Time(plan.total, switch.ssl_duration.unit)
+
+
+def _switch_of(algorithms: Sequence[Algorithm]) -> PhaseSwitch | None:
+    parts = (part for a in algorithms if isinstance(a, PhasedAlgorithm) for part in a.parts)
+    return next((part for part in parts if isinstance(part, PhaseSwitch)), None)
+
+
+def _loader(dataset: Any, batch_size: int, workers: int, seed: int, shuffle: bool = False) -> DataLoader:
+    # A sampler seeded by epoch: the order of the data does not depend on how much randomness training uses, so
+    # the methods of one seed see the same batches, and it is Composer's own for several processes.
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=dist.get_sampler(dataset, shuffle=shuffle, seed=seed),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def _history(log: InMemoryLogger, unit: TimeUnit) -> dict[str, list[list[float]]]:
+    """Each logged loss as its mean over every epoch (every batch, for runs in batches), and accuracy."""
+    history = {}
+    for name in ("loss/train/total", "loss/train/ssl", "loss/train/sl", "metrics/eval/MulticlassAccuracy"):
+        points: dict[float, list[float]] = {}
+        for timestamp, value in log.data.get(name, []):
+            time = timestamp.get(unit).value
+            # A training loss is logged within its epoch, before the clock moves on; an evaluation after.
+            points.setdefault(time + name.startswith("loss"), []).append(float(value))
+        kept = {t: [v for v in values if v == v] for t, values in points.items()}  # NaN: no such term here
+        history[name.rsplit("/", 1)[-1]] = [[t, sum(v) / len(v)] for t, v in sorted(kept.items()) if v]
+    if not history["sl"]:  # a run without phases logs one loss
+        history["sl"] = history["total"]
+    history["accuracy"] = history.pop("MulticlassAccuracy")
+    return history
+
+
+class _ProgressCallback(Callback):
+    """Tells how far the run is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        assert state.max_duration is not None
+        total, unit = state.max_duration.value, state.max_duration.unit
+        done = state.timestamp.get(unit).value
+        at_end_of_epoch = state.dataloader_len is not None and state.timestamp.batch_in_epoch == state.dataloader_len
+        if unit == TimeUnit.EPOCH and not at_end_of_epoch:
+            return
+        switch = _switch_of(state.algorithms)
+        phase = "sl" if switch is None else switch.position(state).phase.value
+        loss = state.total_loss_dict.get("loss/train/total", float("nan"))
+        self.progress(done + (unit == TimeUnit.EPOCH), total, f"{phase}, loss {loss:.3f}")

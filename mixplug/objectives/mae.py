@@ -1,0 +1,238 @@
+"""Masked autoencoder: reconstruct the pixels of hidden patches (He et al., 2022).
+
+What it does
+    A light transformer (the decoder) predicts the pixels of every patch from the encoder's tokens of a random
+    quarter of them. The loss is the mean squared error on the hidden patches.
+
+Where it masks
+    ``mask='features'`` is MixTraining's own (Li et al., appendix A.2): the encoder sees all patches, its output
+    is cut to the visible ones. ``mask='input'`` is He et al.'s: the encoder sees the visible patches only, so a
+    step costs about a quarter; in the MIX phase the classifier then reads the visible patches too (as in
+    SupMAE). With encoder cost 1, decoder d and visible share v a step costs 1 + d or v + d.
+
+Hyperparameters
+    ``mask_ratio`` 0.75 and a decoder 2 deep as wide as the encoder (Li et al., appendix A.3). A
+    ``Ramp(0.75, 0.0)`` over the MIX phase hands the classifier ever more of the image.
+
+Caveats
+    Plain pixels beat per-patch normalised ones on small images (see SMAE, IcarusWizard/MAE); the default is
+    plain. Li et al. write that "the MAE loss is calculated only from unmasked patches", He et al. that it is
+    from the masked ones; ``loss`` offers both, and 'all'.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, take_tokens
+from mixplug.checks import check_choice, check_int
+from mixplug.objectives.base import Objective
+from mixplug.phases import Phase
+from mixplug.ramps import Schedule, check_schedule, value_at
+
+
+class Reconstruction(NamedTuple):
+    """Images for pictures, each ``(B, C, H, W)`` in the model's own normalisation.
+
+    Attributes:
+        original: The images.
+        masked: The same with hidden patches set to 0 (the data's mean, where it is normalised).
+        reconstruction: The same with hidden patches as the decoder predicts them.
+        prediction: The decoder's prediction of every patch.
+    """
+
+    original: Tensor
+    masked: Tensor
+    reconstruction: Tensor
+    prediction: Tensor
+
+
+class MAE(Objective):
+    """Masked autoencoder on a timm ViT (He et al., 2022; Li et al., appendix A.2 and A.3).
+
+    Args:
+        mask: 'features' (Li et al.: the encoder sees all patches) or 'input' (He et al.: the visible ones).
+        mask_ratio: Share of hidden patches in [0, 1): a number, or a ramp over the MIX phase, whose start holds
+            in the SSL phase. At least one patch is always hidden and one visible.
+        decoder_dim: Width of the decoder, a multiple of 4; None for the encoder's.
+        decoder_depth: Blocks of the decoder.
+        decoder_heads: Attention heads of a decoder block; None for the encoder's.
+        norm_pix: Predict pixels normalised by each patch's own mean and variance.
+        loss: Patches that count: 'masked', 'visible' or 'all'.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        mask: str = "features",
+        mask_ratio: Schedule = 0.75,
+        decoder_dim: int | None = None,
+        decoder_depth: int = 2,
+        decoder_heads: int | None = None,
+        norm_pix: bool = False,
+        loss: str = "masked",
+    ) -> None:
+        super().__init__()
+        self.mask = check_choice("mask", mask, ("features", "input"))
+        self.mask_ratio = check_schedule("mask_ratio", mask_ratio, 0, 1, high_open=True)
+        self.decoder_dim = None if decoder_dim is None else check_int("decoder_dim", decoder_dim, 4)
+        self.decoder_depth = check_int("decoder_depth", decoder_depth, 1)
+        self.decoder_heads = None if decoder_heads is None else check_int("decoder_heads", decoder_heads, 1)
+        if not isinstance(norm_pix, bool):
+            raise TypeError(f"norm_pix must be True or False, got {norm_pix!r}")
+        self.norm_pix = norm_pix
+        self.loss = check_choice("loss", loss, ("masked", "visible", "all"))
+        self._fit: tuple[int, ...] | None = None
+
+    def build(self, backbone: ViTBackbone) -> MAE:
+        """Create the decoder for ``backbone`` on its device and in its dtype; see the base class."""
+        rows, columns = backbone.patch_size
+        fit = (backbone.embed_dim, backbone.num_prefix_tokens, rows, columns, backbone.in_chans, backbone.normalised)
+        if self._fit is not None:
+            if fit != self._fit:
+                raise ValueError(f"this MAE was built for another backbone: {self._fit}, not {fit}; make a new one")
+            return self
+        dim = self.decoder_dim or backbone.embed_dim
+        heads = self.decoder_heads or backbone.num_heads
+        if dim % heads or dim % 4:
+            raise ValueError(
+                f"a decoder {dim} wide with {heads} heads cannot be: decoder_dim must be a multiple of decoder_heads "
+                f"and of 4 (sine-cosine position embedding)"
+            )
+        # timm moves the final norm behind the pooling for avg-pooled models: the tokens then come as the
+        # residual stream left them, and the decoder brings the norm.
+        self.encoder_norm = nn.Identity() if backbone.normalised else nn.LayerNorm(backbone.embed_dim, eps=1e-6)
+        self.embed = nn.Linear(backbone.embed_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(self.decoder_depth)))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.predict = nn.Linear(dim, rows * columns * backbone.in_chans)
+        self.apply(_init_weights)
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.patch_size = backbone.patch_size
+        self.num_prefix_tokens = backbone.num_prefix_tokens
+        self._fit = fit
+        like = next(backbone.vit.parameters())
+        return self.to(device=like.device, dtype=like.dtype)
+
+    def request(self, phase: Phase, progress: float = 0.0) -> PassRequest:
+        """All tokens for ``mask='features'``, a random share of them for ``mask='input'``."""
+        ratio = self._ratio(phase, progress)
+        select = partial(random_visible, ratio=ratio) if self.mask == "input" else None
+        return PassRequest(phase, progress, select=select, metrics={"mask_ratio": ratio})
+
+    def forward(self, seen: BackbonePass) -> Tensor:
+        """Mean squared error of the predicted patches (He et al., section 3), a scalar."""
+        prediction, keep = self._predict(seen)
+        # The loss keeps float32 under autocast: squares of bfloat16 differences lose most of their digits.
+        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        target = patchify(seen.images.detach(), self.patch_size).to(prediction)
+        if self.norm_pix:
+            mean, std = _patch_statistics(target)
+            target = (target - mean) / std
+        error = (prediction - target).square().mean(dim=-1)
+        if self.loss == "all":
+            return error.mean()
+        visible = torch.zeros_like(error).scatter(1, keep, 1.0)
+        counts = visible if self.loss == "visible" else 1 - visible
+        return (error * counts).sum() / counts.sum()
+
+    @torch.no_grad()
+    def reconstruct(self, backbone: ViTBackbone, images: Tensor, phase: Phase = Phase.SSL) -> Reconstruction:
+        """Hide patches of ``images`` ``(B, C, H, W)`` as a pass of ``phase`` does, and fill them in.
+
+        The masks come from torch's global generator: seed it to see the same ones again. Set the model to eval
+        mode first if it has dropout.
+        """
+        seen = backbone.encode(images, self.request(phase))
+        prediction, keep = self._predict(seen)
+        target = patchify(images, self.patch_size)
+        if self.norm_pix:
+            mean, std = _patch_statistics(target)
+            prediction = prediction * std + mean
+        hidden = torch.ones_like(target[..., :1]).scatter(1, keep.unsqueeze(-1), 0.0).bool()
+        pictures = (target, target.masked_fill(hidden, 0.0), torch.where(hidden, prediction.to(target), target), prediction)
+        return Reconstruction(*(unpatchify(p, self.patch_size, seen.grid) for p in pictures))
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        names = ("mask", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix", "loss")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _ratio(self, phase: Phase, progress: float) -> float:
+        return value_at(self.mask_ratio, progress if phase is Phase.MIX else 0.0)
+
+    def _predict(self, seen: BackbonePass) -> tuple[Tensor, Tensor]:
+        """Predicted patches ``(B, N, pixels)`` and the indices ``(B, n)`` of the visible ones."""
+        if self._fit is None:
+            raise RuntimeError("this MAE has no decoder yet: call build(backbone) first")
+        rows, columns = seen.grid
+        prefix, patches = seen.tokens.split([self.num_prefix_tokens, seen.tokens.shape[1] - self.num_prefix_tokens], 1)
+        keep = seen.keep
+        if keep is None:
+            ratio = self._ratio(seen.request.phase, seen.request.progress)
+            keep = random_visible(len(patches), rows * columns, patches.device, ratio=ratio)
+            patches = take_tokens(patches, keep)
+        embedded = self.embed(self.encoder_norm(torch.cat([prefix, patches], dim=1)))
+        prefix, patches = embedded.split([prefix.shape[1], patches.shape[1]], 1)
+        index = keep.unsqueeze(-1).expand_as(patches)
+        canvas = self.mask_token.to(patches).expand(len(patches), rows * columns, -1)
+        position = build_sincos2d_pos_embed([rows, columns], self.mask_token.shape[-1], device=patches.device)
+        canvas = canvas.scatter(1, index, patches) + position.to(patches)
+        decoded = self.norm(self.blocks(torch.cat([prefix, canvas], dim=1)))
+        return self.predict(decoded[:, prefix.shape[1] :]), keep
+
+
+def random_visible(batch: int, patches: int, device: torch.device, *, ratio: float) -> Tensor:
+    """Indices ``(batch, n)`` of a random ``n = floor(patches * (1 - ratio))`` patches of each image.
+
+    He et al.'s shuffle: the first n of a random order. n is held in [1, patches - 1], so that there is always
+    something to see and something to predict. Draws from torch's global generator of ``device``.
+
+    Raises:
+        ValueError: an image has a single patch.
+    """
+    if patches < 2:
+        raise ValueError(f"an image of {patches} patch(es) has nothing to hide: use smaller patches or larger images")
+    visible = min(max(int(patches * (1 - ratio) + 1e-6), 1), patches - 1)
+    return torch.rand(batch, patches, device=device).argsort(dim=1)[:, :visible]
+
+
+def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """``(B, C, H, W)`` to ``(B, N, rows * columns * C)``: one row for each patch, in row-major order of the grid."""
+    batch, channels, height, width = images.shape
+    rows, columns = patch_size
+    cut = images.reshape(batch, channels, height // rows, rows, width // columns, columns)
+    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The inverse of :func:`patchify` for a ``grid`` of rows and columns of patches."""
+    batch, _, pixels = patches.shape
+    rows, columns = patch_size
+    channels = pixels // (rows * columns)
+    cut = patches.reshape(batch, *grid, rows, columns, channels).permute(0, 5, 1, 3, 2, 4)
+    return cut.reshape(batch, channels, grid[0] * rows, grid[1] * columns)
+
+
+def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch's pixels, as in He et al.'s code."""
+    mean = patches.mean(dim=-1, keepdim=True)
+    return mean, (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
+def _init_weights(module: nn.Module) -> None:
+    """He et al.'s initialisation of the decoder."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,144 @@
+"""The phases of MixTraining: Eq. 1 and Algorithm 1 of Li et al. Pure Python.
+
+A plan counts in whole units of any kind (epochs, batches): what a unit is, its user decides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from typing import Union
+
+from mixplug.checks import check_int, check_real
+
+Ratio = Union[int, float, Decimal, Fraction]
+
+
+class Phase(str, Enum):
+    """A phase of the training: self-supervised, mixed, supervised, in this order."""
+
+    SSL = "ssl"
+    MIX = "mix"
+    SL = "sl"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class PhaseSpan:
+    """One phase's stretch of the training, ``[start, stop)`` in the plan's units."""
+
+    phase: Phase
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """Units from start to stop."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """When each phase begins and ends (Li et al., Eq. 1 and Algorithm 1).
+
+    ``e_mix = floor(rho * min(e_ssl, e_sl))`` units of each kind are merged, so the training is
+    ``e_ssl - e_mix`` units of SSL, ``e_mix`` of MIX and ``e_sl - e_mix`` of SL; an empty phase is left out.
+    The floor is exact: ``rho=0.29`` means 29/100, so 100 epochs give 29 although ``0.29 * 100 < 29`` in
+    floats.
+
+    Args:
+        e_ssl: Units of self-supervised learning, at least 1.
+        e_sl: Units of supervised learning, at least 1.
+        rho: Mix ratio in [0, 1]. 0 is SSL then SL; 1 leaves no vanilla phase of the shorter kind.
+
+    Raises:
+        TypeError: a length is not an integer or ``rho`` is not a number.
+        ValueError: a length is below 1 or ``rho`` is outside of [0, 1] or NaN.
+
+    Example:
+        >>> [(str(s.phase), s.start, s.stop) for s in PhasePlan(100, 100, 0.5).phases]
+        [('ssl', 0, 50), ('mix', 50, 100), ('sl', 100, 150)]
+    """
+
+    e_ssl: int
+    e_sl: int
+    rho: Ratio
+    e_mix: int = field(init=False)
+    phases: tuple[PhaseSpan, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_int("e_ssl", self.e_ssl, 1)
+        check_int("e_sl", self.e_sl, 1)
+        e_mix = math.floor(_exact(self.rho) * min(self.e_ssl, self.e_sl))
+        spans = []
+        start = 0
+        for phase, length in ((Phase.SSL, self.e_ssl - e_mix), (Phase.MIX, e_mix), (Phase.SL, self.e_sl - e_mix)):
+            if length:
+                spans.append(PhaseSpan(phase, start, start + length))
+                start += length
+        object.__setattr__(self, "e_mix", e_mix)
+        object.__setattr__(self, "phases", tuple(spans))
+
+    @property
+    def total(self) -> int:
+        """Units of the whole training: ``e_ssl + e_sl - e_mix``."""
+        return self.e_ssl + self.e_sl - self.e_mix
+
+    def length(self, phase: Phase) -> int:
+        """Units that ``phase`` lasts, 0 if the plan has none of it."""
+        return sum(span.length for span in self.phases if span.phase is phase)
+
+    def span_at(self, t: float) -> PhaseSpan:
+        """The stretch that holds time ``t`` (whole or fractional units) of ``[0, total)``.
+
+        Raises:
+            ValueError: ``t`` is outside of ``[0, total)``.
+        """
+        check_real("t", t, 0, self.total, high_open=True)
+        return next(span for span in self.phases if t < span.stop)
+
+    def phase_at(self, t: float) -> Phase:
+        """The phase at time ``t`` of ``[0, total)``; see :meth:`span_at`."""
+        return self.span_at(t).phase
+
+    @classmethod
+    def from_total(cls, total: int, rho: Ratio) -> PhasePlan:
+        """The plan that lasts exactly ``total`` units: ``e_ssl = e_sl`` if possible, else one more of SSL.
+
+        Raises:
+            TypeError: ``total`` is not an integer or ``rho`` is not a number.
+            ValueError: ``total`` is too short for one unit of each kind, or ``rho`` is outside of [0, 1].
+        """
+        check_int("total", total, 1)
+        ratio = _exact(rho)
+        # n units of each kind last 2n - floor(rho n), which grows by 1 or 2 with n: (n, n) reaches `total`
+        # or stops one short of it, and then (n + 1, n), with the same e_mix, fills the gap.
+        n = _last(lambda n: 2 * n - math.floor(ratio * n) <= total, total)
+        if n == 0:
+            raise ValueError(
+                f"a training of {total} unit(s) has no room for self-supervised and supervised learning at "
+                f"rho={rho!r}: the shortest one is 2 units (1 at rho=1); raise the duration"
+            )
+        missing = total - (2 * n - math.floor(ratio * n))
+        return cls(n + missing, n, rho)
+
+
+def _exact(rho: Ratio) -> Fraction:
+    """``rho`` as the number that its user wrote: 0.29 is 29/100, not the nearest binary fraction."""
+    check_real("rho", rho if not isinstance(rho, Decimal) else float(rho), 0, 1)
+    # item() turns numpy scalars into Python's, whose str is the shortest decimal that reads back the same.
+    return Fraction(str(rho.item() if hasattr(rho, "item") else rho))
+
+
+def _last(holds: object, top: int) -> int:
+    """The largest n of [0, top] for which the monotone predicate ``holds``, known to hold at 0."""
+    low, high = 0, top
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)  # type: ignore[operator]
+    return low
