@@ -6,6 +6,7 @@ A plan counts in whole units of any kind (epochs, batches): what a unit is, its 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -131,14 +132,14 @@ class PhasePlan:
 def _exact(rho: Ratio) -> Fraction:
     """``rho`` as the number that its user wrote: 0.29 is 29/100, not the nearest binary fraction."""
     check_real("rho", rho if not isinstance(rho, Decimal) else float(rho), 0, 1)
-    # item() turns numpy scalars into Python's, whose str is the shortest decimal that reads back the same.
-    return Fraction(str(rho.item() if hasattr(rho, "item") else rho))
+    # str gives the shortest decimal that reads back as the same number, of Python's and numpy's floats alike.
+    return Fraction(str(rho))
 
 
-def _last(holds: object, top: int) -> int:
+def _last(holds: Callable[[int], bool], top: int) -> int:
     """The largest n of [0, top] for which the monotone predicate ``holds``, known to hold at 0."""
     low, high = 0, top
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)  # type: ignore[operator]
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return low

@@ -29,7 +29,7 @@ class PhasedAlgorithm(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Whether this algorithm handles ``event``."""
-        return any(_handler(part, event) for part in self.parts)
+        return event is Event.INIT or any(_handler(part, event) for part in self.parts)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Handle ``event``."""

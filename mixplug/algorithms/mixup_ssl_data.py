@@ -95,7 +95,7 @@ class MixupSSLData(PhasedAlgorithm):
         if self.ssl_dataloader is None:
             return
         if position_of(state).phase is Phase.SSL:
-            self.ssl_dataloader.set_epoch(state.timestamp.epoch.value)
+            self.ssl_dataloader.begin(state.seed, state.timestamp.epoch.value)
             length = _capped(length_of(self.ssl_dataloader), self._subset)
             state.set_dataloader(self.ssl_dataloader, self._sl_label, -1 if length is None else length)
             self._end_epoch_at_switch(state)
@@ -113,7 +113,7 @@ class MixupSSLData(PhasedAlgorithm):
             raise TypeError(f"MixupSSLData mixes batches of (images, labels), got images of {type(images).__name__}")
         epoch = state.timestamp.epoch.value
         if self._partners is None or self._partners.epoch != epoch:
-            self._partners = PartnerStream(self.ssl_dataloader, epoch, state.seed)
+            self._partners = PartnerStream(self.ssl_dataloader, state.seed, epoch)
             # Resumed in mid-epoch: go on after the partners of the batches before.
             self._partners.skip(state.timestamp.sample_in_epoch.value // dist.get_world_size())
         partners = self._partners.draw(len(images))

@@ -1,4 +1,4 @@
-"""Self-supervised data: batches stripped of their labels, and a reproducible stream of mixing partners."""
+"""Self-supervised data: batches stripped of their labels, in an order that a resumed run can repeat."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 class UnlabelledBatches:
     """A data loader's batches as ``[images, zeros]``, whatever came with the images.
+
+    Each pass draws its random numbers (shuffling, augmentation) from a stream of its own, set by :meth:`begin`:
+    it can be repeated, and leaves the global random generators as it found them.
 
     Args:
         loader: Batches of images ``(B, C, H, W)`` alone or ``(images, anything)``.
@@ -40,46 +43,51 @@ class UnlabelledBatches:
             )
         self.loader = loader
         self.batch_size = getattr(loader, "batch_size", None)
+        self._stream = (0, 0, 0)
+
+    def begin(self, seed: int, epoch: int, again: int = 0) -> None:
+        """Choose the random numbers of the next pass: ``again`` counts further passes within one epoch."""
+        self._stream = (seed, epoch, again)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        for batch in self.loader:
+        seed, epoch, again = self._stream
+        own = _OwnRandomness(int(np.random.SeedSequence((seed, epoch, again)).generate_state(1)[0]))
+        with own.in_force():
+            for holder in _samplers_of(self.loader):
+                if hasattr(holder, "set_epoch"):
+                    # A prime keeps the further passes of one epoch apart from the passes of the next ones.
+                    holder.set_epoch(epoch + 1_000_003 * again)
+                if isinstance(getattr(holder, "generator", None), torch.Generator):
+                    holder.generator.manual_seed(own.seed)
+            batches = iter(self.loader)
+        while True:
+            with own.in_force():
+                batch = next(batches, None)
+            if batch is None:
+                return
             images = images_of(batch)
             yield [images, torch.zeros(len(images), dtype=torch.long, device=images.device)]
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the sampler the epoch, as Composer does for a DataLoader."""
-        for holder in (getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):
-            sampler = getattr(holder, "sampler", holder)
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
-
     def __repr__(self) -> str:
         return f"{type(self.loader).__name__}({length_of(self.loader)} batches)"
 
 
 class PartnerStream:
-    """Partners for one epoch's images: passes over unlabelled data, drawn with random numbers of its own.
-
-    The stream is a function of ``seed`` and ``epoch``: it can be opened again in mid-epoch with :meth:`skip`,
-    and leaves the global random generators as it found them.
+    """Partners for the labelled images of one epoch: a function of the seed and the epoch.
 
     Args:
         data: The unlabelled batches, passed over as often as it takes.
-        epoch: The epoch of the labelled data.
         seed: The run's seed on this rank.
+        epoch: The epoch of the labelled data.
     """
 
-    def __init__(self, data: UnlabelledBatches, epoch: int, seed: int) -> None:
+    def __init__(self, data: UnlabelledBatches, seed: int, epoch: int) -> None:
         self.epoch = epoch
-        self._data = data
-        self._passes = 0
-        self._batches: Iterator[list[Tensor]] = iter(())
-        self._waiting: Tensor | None = None
-        stream_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-        self._random_state = _random_state_of(stream_seed)
+        self._images = self._pass_over(data, seed, epoch)
+        self._waiting: list[Tensor] = []
 
     def draw(self, count: int) -> Tensor:
         """The next ``count`` images, ``(count, C, H, W)``.
@@ -87,14 +95,10 @@ class PartnerStream:
         Raises:
             ValueError: the data gave no batch.
         """
-        parts = [] if self._waiting is None else [self._waiting]
-        have = sum(len(part) for part in parts)
-        with self._own_randomness():
-            while have < count:
-                parts.append(self._next_batch())
-                have += len(parts[-1])
-        images = parts[0] if len(parts) == 1 else torch.cat(parts)
-        self._waiting = images[count:] if have > count else None
+        while sum(map(len, self._waiting)) < count:
+            self._waiting.append(next(self._images))
+        images = torch.cat(self._waiting)
+        self._waiting = [images[count:]]
         return images[:count]
 
     def skip(self, count: int) -> None:
@@ -102,25 +106,18 @@ class PartnerStream:
         if count:
             self.draw(count)
 
-    def _next_batch(self) -> Tensor:
-        for _ in range(2):
-            for images, _labels in self._batches:
-                return images
-            # A prime keeps the passes of one epoch apart from the first passes of the next ones.
-            self._data.set_epoch(self.epoch + 1_000_003 * self._passes)
-            self._batches = iter(self._data)
-            self._passes += 1
-        raise ValueError("the ssl_dataloader is empty: it gave no batch")
-
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        outside = _get_random_state()
-        _set_random_state(self._random_state)
-        try:
-            yield
-        finally:
-            self._random_state = _get_random_state()
-            _set_random_state(outside)
+    @staticmethod
+    def _pass_over(data: UnlabelledBatches, seed: int, epoch: int) -> Iterator[Tensor]:
+        again = 0
+        while True:
+            data.begin(seed, epoch, again)
+            empty = True
+            for images, _labels in data:
+                empty = False
+                yield images
+            if empty:
+                raise ValueError("the ssl_dataloader is empty: it gave no batch")
+            again += 1
 
 
 def images_of(batch: Any) -> Tensor:
@@ -145,17 +142,37 @@ def length_of(loader: Any) -> int | None:
         return None
 
 
-def _random_state_of(seed: int) -> tuple[Any, ...]:
-    python = random.Random(seed).getstate()
-    numpy = np.random.RandomState(seed).get_state()
-    return python, numpy, torch.Generator().manual_seed(seed).get_state()
+class _OwnRandomness:
+    """Python's, numpy's and torch's (CPU) random numbers, apart from the global ones."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        numpy = np.random.RandomState(seed).get_state()  # noqa: NPY002  (the global generator is a RandomState)
+        self._state = (random.Random(seed).getstate(), numpy, torch.Generator().manual_seed(seed).get_state())
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Swap these in for the global ones, and back."""
+        outside = _random_state()
+        _set_random_state(self._state)
+        try:
+            yield
+        finally:
+            self._state = _random_state()
+            _set_random_state(outside)
 
 
-def _get_random_state() -> tuple[Any, ...]:
+def _samplers_of(loader: Any) -> list[Any]:
+    """The loader and its samplers: whatever may have an epoch or a generator to set."""
+    outer = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    return [holder for holder in (*outer, getattr(outer[2], "sampler", None)) if holder is not None]
+
+
+def _random_state() -> tuple[Any, Any, Tensor]:
     return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
 
 
-def _set_random_state(state: tuple[Any, ...]) -> None:
+def _set_random_state(state: tuple[Any, Any, Tensor]) -> None:
     python, numpy, cpu = state
     random.setstate(python)
     np.random.set_state(numpy)  # noqa: NPY002

@@ -1,0 +1,106 @@
+"""The one table of settings that drives the train, resume and stacking tests: a row for each algorithm.
+
+A row is a name and a function that makes the algorithms afresh. Lengths are those of a run of RUN epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from composer import Trainer
+from composer.core import Algorithm
+from composer.loggers import InMemoryLogger
+from composer.models import ComposerClassifier
+from conftest import images, loader, tiny_vit
+from torch.utils.data import DataLoader
+
+from mixplug import MAE, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch, Ramp
+
+RUN = 6
+"""Epochs of a run: 2 of each phase at rho = 0.5."""
+
+
+def ssl_loader(count: int = 22, batch_size: int = 5, **options: Any) -> DataLoader:
+    """Unlabelled batches of another number and size than the labelled ones, a tensor each."""
+    generator = torch.Generator().manual_seed(0)
+    return DataLoader(
+        images(count, seed=30),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        shuffle=True,
+        generator=generator,
+        **options,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm's settings."""
+
+    name: str
+    make: Callable[[], list[Algorithm]]
+
+
+ROWS = [
+    Row("PhaseSwitch", lambda: [PhaseSwitch(0.5, optimizer_overrides={"ssl": {"weight_decay": 0.2}})]),
+    Row("MixupSSLData", lambda: [MixupSSLData(ssl_loader())]),
+    Row("FusedBackbonePass", lambda: [FusedBackbonePass()]),
+    Row("JointLoss", lambda: [JointLoss(0.3), FusedBackbonePass(MAE(mask="input"))]),
+    Row("MixTraining features", lambda: [MixTraining()]),
+    Row("MixTraining input", lambda: [MixTraining(objective=MAE(mask="input"), reset_optimizer=True)]),
+    Row(
+        "MixTraining ramps",
+        lambda: [
+            MixTraining(alpha=Ramp(1.0, 0.0), objective=MAE(mask="input", mask_ratio=Ramp(0.75, 0.0), norm_pix=True))
+        ],
+    ),
+    Row("MixTraining other data", lambda: [MixTraining(ssl_dataloader=ssl_loader(), objective=MAE(mask="input"))]),
+    Row(
+        "the four alone",
+        lambda: [JointLoss(0.5), FusedBackbonePass(), MixupSSLData(ssl_loader()), PhaseSwitch(0.5)],
+    ),
+]
+
+
+def classifier(**changes: Any) -> ComposerClassifier:
+    """A tiny transformer as Composer trains it."""
+    return ComposerClassifier(tiny_vit(**changes))
+
+
+def trainer(
+    model: ComposerClassifier | None = None,
+    algorithms: Any = (),
+    max_duration: str = f"{RUN}ep",
+    lr: float = 1e-2,
+    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    **options: Any,
+) -> Trainer:
+    """A quiet Trainer with 3 batches an epoch, logging to ``trainer.memory``."""
+    model = classifier() if model is None else model
+    memory = InMemoryLogger()
+    options.setdefault("train_dataloader", loader())
+    made = Trainer(
+        model=model,
+        algorithms=algorithms,
+        max_duration=max_duration,
+        optimizers=optimizer(model.parameters(), lr=lr),
+        loggers=[memory],
+        progress_bar=False,
+        auto_log_hparams=False,
+        device="cpu",
+        **{"seed": 5, **options},
+    )
+    made.memory = memory
+    return made
+
+
+def logged(made: Trainer, name: str) -> list[float]:
+    """The values of a metric, batch by batch."""
+    return [float(value) for _, value in made.memory.data[name]]
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all parameters."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -1,0 +1,76 @@
+"""What holds for every row of the settings table."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from algorithms.settings import ROWS, RUN, classifier, logged, trainer, weights
+from conftest import loader
+
+rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+@rows
+def test_it_trains(row):
+    made = trainer(algorithms=row.make(), eval_dataloader=loader())
+    before = weights(made.state.model)
+    made.fit()
+    assert made.state.timestamp.epoch == RUN
+    totals = logged(made, "loss/train/total")
+    assert len(totals) == made.state.timestamp.batch.value
+    assert all(math.isfinite(value) for value in totals)
+    after = weights(made.state.model)
+    assert all(not torch.equal(before[name], after[name]) for name in ("module.head.weight", "module.cls_token"))
+    assert 0 <= made.state.eval_metric_values["MulticlassAccuracy"] <= 1
+
+
+@rows
+def test_it_trains_the_same_way_twice(row):
+    results = []
+    for _ in range(2):
+        made = trainer(algorithms=row.make())
+        made.fit()
+        results.append(weights(made.state.model))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+@rows
+def test_it_resumes_from_every_epoch(row, tmp_path):
+    whole = trainer(algorithms=row.make(), save_folder=str(tmp_path), save_interval="1ep", save_filename="{epoch}.pt")
+    whole.fit()
+    expected = weights(whole.state.model)
+    for epoch in range(1, RUN):
+        resumed = trainer(algorithms=row.make(), load_path=str(tmp_path / f"{epoch}.pt"))
+        assert resumed.state.timestamp.epoch == epoch
+        resumed.fit()
+        for name, value in weights(resumed.state.model).items():
+            assert torch.equal(value, expected[name]), (epoch, name)
+
+
+@rows
+def test_evaluation_and_prediction_see_the_users_model(row):
+    """Between training steps the model gives the logits that its parameters give without mixplug."""
+    made = trainer(algorithms=row.make(), eval_dataloader=loader())
+    made.fit()
+    plain = classifier().module
+    plain.load_state_dict(made.state.model.module.state_dict(), strict=True)
+    model = made.state.model
+    model.eval()
+    plain.eval()
+    data = loader()
+    predicted = made.predict(data)
+    with torch.no_grad():
+        for (x, y), prediction in zip(data, predicted, strict=True):
+            assert torch.equal(model((x, y)), plain(x))
+            assert torch.equal(prediction, plain(x))
+        right = sum((plain(x).argmax(1) == y).sum() for x, y in data)
+    assert made.state.eval_metric_values["MulticlassAccuracy"] == pytest.approx(float(right) / len(data.dataset))
+
+
+@rows
+def test_its_repr_names_its_settings(row):
+    for algorithm in row.make():
+        assert repr(algorithm).startswith(type(algorithm).__name__ + "(")
+        assert " object at 0x" not in repr(algorithm)

@@ -1,0 +1,350 @@
+"""The promises that make MixTraining what it is."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from algorithms.settings import classifier, logged, ssl_loader, trainer, weights
+from composer.algorithms import ProgressiveResizing
+from composer.core import Callback
+from composer.models import ComposerClassifier
+from conftest import images, labels, loader, tiny_vit
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from mixplug import (
+    MAE,
+    FusedBackbonePass,
+    JointLoss,
+    MixTraining,
+    MixupSSLData,
+    Phase,
+    PhasePlan,
+    PhaseScheduler,
+    PhaseSwitch,
+    Ramp,
+    backbone_of,
+)
+
+masks = pytest.mark.parametrize("mask", ["features", "input"])
+
+
+class Watcher(Callback):
+    """Runs a function after each batch."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def batch_end(self, state, logger):
+        self.look(state)
+
+
+class NoMask(MAE):
+    """The same hidden patches for each image and step: without randomness runs can be compared exactly."""
+
+    def request(self, phase, progress=0.0):
+        request = super().request(phase, progress)
+        if request.select is not None:
+            request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
+        return request
+
+    def _predict(self, seen):
+        state = torch.get_rng_state()
+        torch.manual_seed(0)
+        predicted = super()._predict(seen)
+        torch.set_rng_state(state)
+        return predicted
+
+
+def gradients(model):
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@masks
+def test_rho_0_is_two_runs_one_after_the_other_bit_for_bit(mask):
+    """SSL then SL with a fresh optimizer, each with its own schedule."""
+    objective = NoMask(mask=mask)
+    schedule = PhaseScheduler(ssl_factor=0.5)
+    joined = trainer(
+        classifier(),
+        [MixTraining(0, ssl_duration="3ep", sl_duration="2ep", objective=objective, reset_optimizer=True)],
+        max_duration="5ep",
+        schedulers=schedule,
+    )
+    joined.fit()
+
+    model = classifier()
+    first = trainer(
+        model,
+        [FusedBackbonePass(objective), JointLoss(alpha=1.0)],
+        max_duration="3ep",
+        schedulers=schedule.alone(Phase.SSL),
+    )
+    first.fit()
+    second = trainer(model, max_duration="2ep", schedulers=schedule.alone(Phase.SL))
+    second.fit()
+    expected = weights(model)
+    assert set(expected) == set(weights(joined.state.model))
+    for name, value in weights(joined.state.model).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@masks
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_the_ends_of_alpha(mask, alpha):
+    """In MIX, alpha = 0 gives the SL gradients (with the tokens that MIX shows), alpha = 1 the SSL gradients."""
+    seen = {}
+    made = trainer(
+        classifier().double(),
+        [MixTraining(1, alpha, objective=NoMask(mask=mask))],
+        max_duration="1ba",
+        train_dataloader=loader(8, dtype=torch.float64),
+        callbacks=[Watcher(lambda state: seen.update(gradients(state.model)))],
+    )
+    model = copy.deepcopy(made.state.model)
+    made.fit()
+
+    backbone, objective = backbone_of(model), model.ssl_objective
+    with backbone.watch(objective.request(Phase.MIX)) as left:
+        logits = model.module(images(8, dtype=torch.float64))
+    loss = objective(left) if alpha else F.cross_entropy(logits, labels(8))
+    loss.backward()
+    expected = gradients(model)
+    assert ("module.head.weight" in expected) is not bool(alpha)
+    assert any(name.startswith("ssl_objective") for name in expected) is bool(alpha)
+    assert set(seen) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(seen[name], value, rtol=0, atol=1e-12)
+
+
+@masks
+@pytest.mark.parametrize("variant", [{}, {"global_pool": "avg"}, {"reg_tokens": 2, "class_token": False, "global_pool": "map"}])
+def test_the_fused_pass_is_the_weighted_sum_of_two_passes(mask, variant):
+    alpha, passes, seen = 0.3, [], {}
+    made = trainer(
+        classifier(**variant).double(),
+        [MixTraining(1, alpha, objective=NoMask(mask=mask))],
+        max_duration="1ba",
+        train_dataloader=loader(8, dtype=torch.float64),
+        callbacks=[Watcher(lambda state: seen.update(gradients(state.model)))],
+    )
+    model = copy.deepcopy(made.state.model)
+    made.state.model.module.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    made.fit()
+    assert len(passes) == 1, "exactly one pass over the backbone in a step"
+
+    backbone, objective = backbone_of(model), model.ssl_objective
+    x, y = images(8, dtype=torch.float64), labels(8)
+    (alpha * objective(backbone.encode(x, objective.request(Phase.MIX)))).backward()
+    with backbone.watch(objective.request(Phase.MIX)):
+        logits = model.module(x)
+    ((1 - alpha) * F.cross_entropy(logits, y)).backward()  # a second pass, its gradients added
+    expected = gradients(model)
+    assert set(seen) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(seen[name], value, rtol=0, atol=1e-10)
+
+
+def transformer_flops(tokens, dim, depth, mlp_ratio=4):
+    """Forward FLOPs of ``depth`` blocks for one image: qkv, scores and values, projection, MLP."""
+    return depth * (2 * tokens * dim * dim * (4 + 2 * mlp_ratio) + 2 * 2 * tokens * tokens * dim)
+
+
+@masks
+@pytest.mark.parametrize(("phase", "total"), [(Phase.SSL, "9ba"), (Phase.MIX, "1ba"), (Phase.SL, None)])
+def test_a_step_costs_what_the_design_says(mask, phase, total):
+    """SL 1, SSL and MIX 1 + d (features) or v + d (input), backward twice the forward; within 2%."""
+    dim, depth, patches, batch = 48, 6, 64, 4
+    vit = tiny_vit(img_size=16, in_chans=3, embed_dim=dim, depth=depth, num_heads=3)
+    data = DataLoader(TensorDataset(images(batch, 3, 16, 16), labels(batch)), batch_size=batch)
+    algorithms = {
+        Phase.SSL: [MixTraining(0, ssl_duration="8ba", sl_duration="1ba", objective=MAE(mask=mask))],
+        Phase.MIX: [MixTraining(1, objective=MAE(mask=mask))],
+        Phase.SL: [],
+    }[phase]
+    made = trainer(
+        ComposerClassifier(vit),
+        algorithms,
+        max_duration=total or "1ba",
+        train_dataloader=data,
+    )
+    for module in made.state.model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # the counter does not know the fused kernel of CPUs
+    counter = FlopCounterMode(display=False)
+    if phase is Phase.SSL:
+
+        class Stop(Exception):
+            pass
+
+        def stop(state):
+            raise Stop
+
+        made.state.callbacks.append(Watcher(stop))
+        with counter, pytest.raises(Stop):
+            made.fit()
+    else:
+        with counter:
+            made.fit()
+
+    full, visible = 1 + patches, 1 + patches // 4
+    pixels = 2 * 2 * 3
+    seen = visible if mask == "input" and phase is not Phase.SL else full
+    encoder = transformer_flops(seen, dim, depth)
+    decoder = transformer_flops(full, dim, 2) + 2 * visible * dim * dim + 2 * full * dim * pixels
+    heads = 2 * dim * 10
+    # Images need no gradient, so the patch embedding's backward pass is one product, not two.
+    embedding = 2 * patches * pixels * dim
+    used = encoder + (decoder if phase is not Phase.SL else 0)
+    expected = batch * (3 * used + 2 * embedding + (3 if phase is not Phase.SSL else 1) * heads)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+@masks
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adam])
+def test_no_parameter_moves_in_a_phase_that_does_not_use_it(mask, optimizer):
+    snapshots = []
+    made = trainer(
+        algorithms=[MixTraining(0.5, objective=MAE(mask=mask))],
+        optimizer=optimizer,
+        lr=1e-2,
+        callbacks=[Watcher(lambda state: snapshots.append(weights(state.model)))],
+    )
+    previous = weights(made.state.model)
+    made.fit()
+    phases = [list(Phase)[int(p)] for p in logged(made, "mixtraining/phase")]
+    assert set(phases) == set(Phase)
+    for phase, now in zip(phases, snapshots, strict=True):
+        moved = {name for name in now if not torch.equal(now[name], previous[name])}
+        decoder = {name for name in now if name.startswith("ssl_objective")}
+        head = {"module.head.weight", "module.head.bias"}
+        assert bool(moved & decoder) is (phase is not Phase.SL)
+        assert bool(moved & head) is (phase is not Phase.SSL)
+        if phase is Phase.MIX:
+            assert decoder | head <= moved
+        assert any(name.startswith("module.blocks") for name in moved)
+        previous = now
+
+
+def test_zero_gradients_do_not_move_unused_parameters_either():
+    """DDP and torch.compile give the unused head a gradient of zeros, which weight decay would act on."""
+    model = classifier()
+    model.module.patch_embed.proj.register_forward_hook(
+        lambda module, args, output: output + 0.0 * sum(p.sum() for p in model.module.head.parameters())
+    )
+    made = trainer(model, [MixTraining(0, ssl_duration="2ep", sl_duration="1ep")], max_duration="3ep", lr=0.1)
+    before = weights(model)["module.head.weight"]
+    heads = []
+    made.state.callbacks.append(Watcher(lambda state: heads.append(state.model.module.head.weight.detach().clone())))
+    made.fit()
+    assert all(torch.equal(before, head) for head in heads[:6])
+    assert not torch.equal(before, heads[6])
+
+
+def test_a_second_model_shares_nothing():
+    algorithm = MixTraining()
+    first, second = trainer(algorithms=[algorithm]), trainer(algorithms=[MixTraining(objective=MAE())])
+    first.fit()
+    assert second.state.model.ssl_objective is not first.state.model.ssl_objective
+    plain = classifier()
+    assert torch.equal(plain.module(images(2)), classifier().module(images(2)))
+    mine = {id(p) for p in first.state.model.parameters()}
+    assert not mine & {id(p) for p in second.state.model.parameters()}
+
+
+def test_one_description_serves_two_models():
+    objective = MAE(mask="input")
+    made = [trainer(algorithms=[MixTraining(objective=objective)]) for _ in range(2)]
+    assert made[0].state.model.ssl_objective is not made[1].state.model.ssl_objective
+    assert list(objective.parameters()) == []
+
+
+def test_a_second_trainer_goes_on_with_the_models_head():
+    model = classifier()
+    trainer(model, [MixTraining()]).fit()
+    head = model.ssl_objective
+    again = trainer(model, [MixTraining()])
+    again.fit()
+    assert again.state.model.ssl_objective is head
+    held = [p for group in again.state.optimizers[0].param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+    with pytest.raises(ValueError, match="del model.ssl_objective"):
+        trainer(model, [MixTraining(objective=MAE(decoder_depth=1))])
+
+
+@masks
+@pytest.mark.parametrize("before", [True, False])
+def test_progressive_resizing_trains_in_all_phases_with_the_tokens_it_implies(mask, before):
+    resizing = ProgressiveResizing(mode="resize", initial_scale=0.5, delay_fraction=0.2, finetune_fraction=0.2, size_increment=4)
+    mixing = MixTraining(objective=MAE(mask=mask))
+    tokens, sizes = [], []
+    model = classifier(img_size=16, dynamic_img_size=True)
+    model.module.blocks[0].register_forward_pre_hook(lambda m, args: tokens.append(args[0].shape[1]))
+    model.module.patch_embed.register_forward_pre_hook(lambda m, args: sizes.append(args[0].shape[-1]))
+    data = DataLoader(TensorDataset(images(16, 1, 16, 16), labels(16)), batch_size=8)
+    made = trainer(
+        model,
+        [resizing, mixing] if before else [mixing, resizing],
+        max_duration="12ep",
+        train_dataloader=data,
+    )
+    made.fit()
+    phases = [list(Phase)[int(p)] for p in logged(made, "mixtraining/phase")]
+    assert len(phases) == len(tokens) == 24
+    assert sizes[0] == 8
+    assert sizes[-1] == 16
+    assert {8, 12, 16} == set(sizes)
+    for phase, size, count in zip(phases, sizes, tokens, strict=True):
+        patches = (size // 2) ** 2
+        assert count == 1 + (patches // 4 if mask == "input" and phase is not Phase.SL else patches)
+    assert set(phases) == set(Phase)
+
+
+def test_the_four_alone_are_mixtraining_bit_for_bit_in_any_order():
+    def four():
+        return [
+            JointLoss(Ramp(1.0, 0.0)),
+            MixupSSLData(ssl_loader(), lam=0.7),
+            FusedBackbonePass(MAE(mask="input")),
+            PhaseSwitch(0.5, reset_optimizer=True),
+        ]
+
+    one = [MixTraining(0.5, Ramp(1.0, 0.0), None, None, MAE(mask="input"), ssl_loader(), lam=0.7, reset_optimizer=True)]
+    results = []
+    for algorithms in (one, four(), four()[::-1]):
+        made = trainer(algorithms=algorithms)
+        made.fit()
+        results.append(weights(made.state.model))
+    for other in results[1:]:
+        assert all(torch.equal(results[0][name], other[name]) for name in results[0])
+
+
+def test_what_is_logged():
+    made = trainer(algorithms=[MixTraining(0.5, Ramp(1.0, 0.0))])
+    made.fit()
+    batches = made.state.timestamp.batch.value
+    plan = PhasePlan.from_total(6, 0.5)
+    expected = [list(Phase).index(plan.phase_at(epoch)) for epoch in range(6) for _ in range(3)]
+    assert logged(made, "mixtraining/phase") == expected
+    w_ssl, w_sl = logged(made, "mixtraining/w_ssl"), logged(made, "mixtraining/w_sl")
+    assert w_ssl == pytest.approx([1.0] * 6 + [1 - i / 6 for i in range(6)] + [0.0] * 6)
+    terms = [logged(made, f"loss/train/{name}") for name in ("total", "ssl", "sl")]
+    assert [len(values) for values in terms] == [batches] * 3
+    for total, ssl, sl, a, b in zip(*terms, w_ssl, w_sl, strict=True):
+        assert total == pytest.approx((a * ssl if a else 0) + (b * sl if b else 0), rel=1e-5)
+
+
+def test_mixtraining_twice_is_refused():
+    for algorithms in ([MixTraining(), MixTraining()], [MixTraining(), PhaseSwitch()], [JointLoss(), JointLoss()]):
+        with pytest.raises(ValueError, match="runs .* 2 times"):
+            trainer(algorithms=algorithms)
+
+
+def test_other_algorithms_keep_their_order():
+    from composer.algorithms import CutOut, LabelSmoothing
+
+    made = trainer(algorithms=[LabelSmoothing(), MixTraining(), CutOut()])
+    assert [type(a).__name__ for a in made.state.algorithms] == ["LabelSmoothing", "CutOut", "MixTraining"]
