@@ -180,6 +180,12 @@ class ViTBackbone:
                 f"images of {height}x{width} pixels cannot be cut into patches of {rows}x{columns}; use sizes that "
                 f"the patch size divides"
             )
+        embed = self.vit.patch_embed
+        if embed.strict_img_size and embed.img_size not in (None, (height, width)):
+            raise ValueError(
+                f"images of {height}x{width} pixels come to a model built for {embed.img_size}; build it with "
+                f"dynamic_img_size=True if sizes change (ProgressiveResizing), or resize the images"
+            )
         seen.grid = (height // rows, width // columns)
         return (seen.images, *args[1:])
 
@@ -225,7 +231,9 @@ def backbone_of(model: nn.Module, path: str | None = None) -> ViTBackbone:
                 f"timm.create_model('vit_tiny_patch16_224', ...)"
             )
         if len(found) > 1:
-            raise ValueError(f"the model holds {len(found)} vision transformers, {sorted(found)}: name one by backbone=")
+            raise ValueError(
+                f"the model holds {len(found)} vision transformers, {sorted(found)}: name one by backbone="
+            )
         vit = next(iter(found.values()))
     if isinstance(vit.patch_drop, _TokenSelection):
         return vit.patch_drop.backbone

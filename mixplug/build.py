@@ -46,7 +46,11 @@ def optimizers_by_name() -> dict[str, Any]:
     for module in (torch.optim, composer.optim):
         for name in dir(module):
             value = getattr(module, name)
-            if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer:
+            if (
+                inspect.isclass(value)
+                and issubclass(value, torch.optim.Optimizer)
+                and value is not torch.optim.Optimizer
+            ):
                 found[name] = value
     return found
 
@@ -75,7 +79,9 @@ def build(spec: Any, names: Mapping[str, Any], where: str, **extra: Any) -> Any:
     """
     name, arguments = _take_apart(spec, where)
     check_choice(where, name, names)
-    return _call(names[name], {**extra, **{k: _value(v, f"{where}.{name}.{k}") for k, v in arguments.items()}}, f"{where}.{name}")
+    return _call(
+        names[name], {**extra, **{k: _value(v, f"{where}.{name}.{k}") for k, v in arguments.items()}}, f"{where}.{name}"
+    )
 
 
 def _take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
@@ -87,7 +93,9 @@ def _take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
             return name, {}
         if isinstance(arguments, Mapping):
             return name, arguments
-    raise TypeError(f"{where} must be a name or one name with its arguments, such as MixTraining: {{rho: 0.5}}; got {spec!r}")
+    raise TypeError(
+        f"{where} must be a name or one name with its arguments, such as MixTraining: {{rho: 0.5}}; got {spec!r}"
+    )
 
 
 def _value(value: Any, where: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from composer.core import Algorithm, Callback, State, Time, TimeUnit
 from composer.loggers import InMemoryLogger, Logger
 from composer.models import ComposerClassifier
 from composer.optim import ComposerScheduler
-from composer.utils import dist, get_device
-from torch import Tensor
+from composer.utils import dist
 from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
 
 from mixplug.algorithms import MixTraining, PhaseSwitch
 from mixplug.algorithms.base import PhasedAlgorithm
@@ -86,7 +85,8 @@ class Experiment:
         self.recipe = recipe
         self.data = load_dataset(recipe.data.dataset, recipe.data.fraction, seed)
         torch.manual_seed(seed)
-        self.model = ComposerClassifier(_make_model(recipe, self.data))
+        # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
+        self.model = ComposerClassifier(_make_model(recipe, self.data), train_metrics=MetricCollection([]))
         self.algorithms = _make_algorithms(recipe, method)
         self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
         self._log = InMemoryLogger()
@@ -97,9 +97,7 @@ class Experiment:
             max_duration=self.max_duration,
             eval_interval=recipe.eval_interval,
             algorithms=self.algorithms,
-            optimizers=build(
-                recipe.optimizer, optimizers_by_name(), "optimizer", params=self.model.parameters()
-            ),
+            optimizers=build(recipe.optimizer, optimizers_by_name(), "optimizer", params=self.model.parameters()),
             schedulers=_make_scheduler(recipe, self.algorithms),
             callbacks=[] if progress is None else [_ProgressCallback(progress)],
             loggers=[self._log],
@@ -136,7 +134,7 @@ class Experiment:
             unit=unit,
             mask=getattr(objective, "mask", None),
             rho=None if switch is None else float(switch.rho),
-            history=_history(self._log, self.max_duration.unit),
+            history=_history(self._log, self.max_duration.unit, len(self.trainer.state.train_dataloader)),
             reconstruction=self._reconstruct(objective),
         )
 
@@ -222,20 +220,24 @@ def _loader(dataset: Any, batch_size: int, workers: int, seed: int, shuffle: boo
     )
 
 
-def _history(log: InMemoryLogger, unit: TimeUnit) -> dict[str, list[list[float]]]:
+def _history(log: InMemoryLogger, unit: TimeUnit, batches: int) -> dict[str, list[list[float]]]:
     """Each logged loss as its mean over every epoch (every batch, for runs in batches), and accuracy."""
     history = {}
-    for name in ("loss/train/total", "loss/train/ssl", "loss/train/sl", "metrics/eval/MulticlassAccuracy"):
-        points: dict[float, list[float]] = {}
-        for timestamp, value in log.data.get(name, []):
-            time = timestamp.get(unit).value
-            # A training loss is logged within its epoch, before the clock moves on; an evaluation after.
-            points.setdefault(time + name.startswith("loss"), []).append(float(value))
+    for name in ("total", "ssl", "sl"):
+        points: dict[int, list[float]] = {}
+        for timestamp, value in log.data.get(f"loss/train/{name}", []):
+            # A training loss is logged before the clock moves on.
+            points.setdefault(timestamp.get(unit).value + 1, []).append(float(value))
         kept = {t: [v for v in values if v == v] for t, values in points.items()}  # NaN: no such term here
-        history[name.rsplit("/", 1)[-1]] = [[t, sum(v) / len(v)] for t, v in sorted(kept.items()) if v]
+        history[name] = [[t, sum(values) / len(values)] for t, values in sorted(kept.items()) if values]
     if not history["sl"]:  # a run without phases logs one loss
         history["sl"] = history["total"]
-    history["accuracy"] = history.pop("MulticlassAccuracy")
+    history["accuracy"] = []
+    for timestamp, value in log.data.get("metrics/eval/MulticlassAccuracy", []):
+        time: float = timestamp.get(unit).value
+        if unit == TimeUnit.EPOCH:  # the last evaluation comes after the last batch, before the epoch ends
+            time += timestamp.batch_in_epoch.value / batches
+        history["accuracy"].append([time, float(value)])
     return history
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from typing import Union
 
 from mixplug.checks import check_int, check_real
 
-Ratio = Union[int, float, Decimal, Fraction]
+Ratio = int | float | Decimal | Fraction
 
 
 class Phase(str, Enum):
@@ -75,7 +74,7 @@ class PhasePlan:
     def __post_init__(self) -> None:
         check_int("e_ssl", self.e_ssl, 1)
         check_int("e_sl", self.e_sl, 1)
-        e_mix = math.floor(_exact(self.rho) * min(self.e_ssl, self.e_sl))
+        e_mix = math.floor(exact_ratio(self.rho) * min(self.e_ssl, self.e_sl))
         spans = []
         start = 0
         for phase, length in ((Phase.SSL, self.e_ssl - e_mix), (Phase.MIX, e_mix), (Phase.SL, self.e_sl - e_mix)):
@@ -116,7 +115,7 @@ class PhasePlan:
             ValueError: ``total`` is too short for one unit of each kind, or ``rho`` is outside of [0, 1].
         """
         check_int("total", total, 1)
-        ratio = _exact(rho)
+        ratio = exact_ratio(rho)
         # n units of each kind last 2n - floor(rho n), which grows by 1 or 2 with n: (n, n) reaches `total`
         # or stops one short of it, and then (n + 1, n), with the same e_mix, fills the gap.
         n = _last(lambda n: 2 * n - math.floor(ratio * n) <= total, total)
@@ -129,8 +128,13 @@ class PhasePlan:
         return cls(n + missing, n, rho)
 
 
-def _exact(rho: Ratio) -> Fraction:
-    """``rho`` as the number that its user wrote: 0.29 is 29/100, not the nearest binary fraction."""
+def exact_ratio(rho: Ratio) -> Fraction:
+    """``rho`` as the number that its user wrote: 0.29 is 29/100, not the nearest binary fraction.
+
+    Raises:
+        TypeError: ``rho`` is not a number.
+        ValueError: ``rho`` is NaN or outside of [0, 1].
+    """
     check_real("rho", rho if not isinstance(rho, Decimal) else float(rho), 0, 1)
     # str gives the shortest decimal that reads back as the same number, of Python's and numpy's floats alike.
     return Fraction(str(rho))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 from mixplug.checks import check_real
 
@@ -33,7 +32,9 @@ class Ramp:
 
     def __post_init__(self) -> None:
         for name in ("start", "stop"):
-            check_real(f"Ramp's {name}", getattr(self, name), float("-inf"), float("inf"), low_open=True, high_open=True)
+            check_real(
+                f"Ramp's {name}", getattr(self, name), float("-inf"), float("inf"), low_open=True, high_open=True
+            )
 
     def __call__(self, progress: float) -> float:
         """The value at ``progress`` in [0, 1]."""
@@ -41,7 +42,7 @@ class Ramp:
         return self.start + (self.stop - self.start) * progress
 
 
-Schedule = Union[float, Ramp]
+Schedule = float | Ramp
 
 
 def value_at(schedule: Schedule, progress: float) -> float:

@@ -146,7 +146,10 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: {_first_line(error)}") from error
     _refuse_unknown_keys(given, Recipe, "")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(given))  # type: ignore[arg-type]
+        defaults = OmegaConf.structured(Recipe)
+        if "optimizer" in given:  # type: ignore[operator]
+            defaults.optimizer = {}  # another optimizer takes the default's place, not a place beside it
+        merged = OmegaConf.merge(defaults, OmegaConf.create(given))  # type: ignore[arg-type]
         return typing.cast(Recipe, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
@@ -218,4 +221,3 @@ def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
-

@@ -9,7 +9,7 @@ from composer.optim import ComposerScheduler, CosineAnnealingScheduler
 
 from mixplug.algorithms.base import find
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
-from mixplug.algorithms.phase_switch import PhaseSwitch, phase_start
+from mixplug.algorithms.phase_switch import PhaseSwitch
 from mixplug.checks import check_real
 from mixplug.phases import Phase, PhaseSpan
 
@@ -59,9 +59,7 @@ class PhaseScheduler(ComposerScheduler):
             if scheduler is not None and not callable(scheduler):
                 raise TypeError(f"{phase} must be a Composer scheduler or None, got {scheduler!r}")
             self.schedulers[phase] = scheduler or CosineAnnealingScheduler()
-            self.factors[phase] = check_real(
-                f"{phase}_factor", factor, 0, float("inf"), low_open=True, high_open=True
-            )
+            self.factors[phase] = check_real(f"{phase}_factor", factor, 0, float("inf"), low_open=True, high_open=True)
 
     def __call__(self, state: State, ssr: float = 1.0) -> float:
         """The learning rate's multiplier now."""
@@ -109,7 +107,7 @@ class _PhaseState:
         assert state.max_duration is not None
         self._state = state
         self._data = find(state, MixupSSLData)
-        start = phase_start(state, span, self._epoch_length)
+        start = self._start_of(span)
         now = state.timestamp
         self.timestamp = _PhaseTimestamp(
             epoch=max(0, now.epoch.value - start.epoch.value),
@@ -119,6 +117,24 @@ class _PhaseState:
         self.max_duration = Time(span.length, state.max_duration.unit)
         length = self._epoch_length(span.phase)
         self.dataloader_len = None if length is None else Time(length, TimeUnit.BATCH)
+
+    def _start_of(self, span: PhaseSpan) -> Timestamp:
+        assert self._state.max_duration is not None
+        if self._state.max_duration.unit == TimeUnit.BATCH:
+            return Timestamp(batch=span.start)
+        switch = find(self._state, PhaseSwitch)
+        assert switch is not None
+        batches = 0
+        for earlier in switch.plan(self._state).phases:
+            if earlier.stop <= span.start:
+                length = self._epoch_length(earlier.phase)
+                if length is None:
+                    raise ValueError(
+                        f"PhaseScheduler cannot tell when the {span.phase} phase begins: the data of the "
+                        f"{earlier.phase} phase has no length; give its loader a __len__ or plan in batches ('ba')"
+                    )
+                batches += earlier.length * length
+        return Timestamp(epoch=span.start, batch=batches)
 
     def _epoch_length(self, phase: Phase) -> int | None:
         if self._data is not None:
@@ -134,5 +150,7 @@ class _PhaseTimestamp(Timestamp):
 
     def get(self, unit: str | TimeUnit) -> Time[int]:
         if TimeUnit(unit) not in (TimeUnit.EPOCH, TimeUnit.BATCH):
-            raise ValueError(f"a scheduler inside of PhaseScheduler counts epochs or batches, not {TimeUnit(unit).value!r}")
+            raise ValueError(
+                f"a scheduler inside of PhaseScheduler counts epochs or batches, not {TimeUnit(unit).value!r}"
+            )
         return super().get(unit)

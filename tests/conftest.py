@@ -17,8 +17,14 @@ os.environ.setdefault("MOSAICML_PLATFORM", "false")
 def tiny_vit(**changes: Any) -> VisionTransformer:
     """A transformer of 16 tokens on 8x8 grey images, with the same weights at each call."""
     arguments: dict[str, Any] = {
-        "img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10, "embed_dim": 16, "depth": 2, "num_heads": 2,
-    }  # fmt: skip
+        "img_size": 8,
+        "patch_size": 2,
+        "in_chans": 1,
+        "num_classes": 10,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+    }
     torch.manual_seed(7)
     return VisionTransformer(**{**arguments, **changes})
 

@@ -77,6 +77,11 @@ def test_dynamic_image_size():
         backbone.encode(images(2, 1, 9, 8))
 
 
+def test_another_image_size_without_dynamic_image_size_says_what_to_do():
+    with pytest.raises(ValueError, match=r"8x16 pixels come to a model built for .* dynamic_img_size=True"):
+        backbone_of(tiny_vit()).encode(images(2, 1, 8, 16))
+
+
 def test_gradient_checkpointing_gives_the_same_gradients():
     gradients = []
     for checkpointing in (False, True):
@@ -121,8 +126,7 @@ def test_the_encoder_must_run_once():
     vit = tiny_vit()
     backbone = backbone_of(vit)
     with pytest.raises(RuntimeError, match="ran its backbone 2 times"), backbone.watch(PassRequest(Phase.SSL)):
-        vit(images(2))
-        vit(images(2))
+        vit(vit(images(2))[0, 0] + images(2))
     with pytest.raises(RuntimeError, match="ran its backbone 0 times"), backbone.watch(PassRequest(Phase.SSL)):
         pass
 

@@ -31,7 +31,9 @@ def test_integer_images_are_refused():
         mixup_ssl(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.ones(2, 1, 4, 4))
 
 
-@pytest.mark.parametrize(("lam", "error"), [(-0.1, ValueError), (1.1, ValueError), (float("nan"), ValueError), ("1", TypeError)])
+@pytest.mark.parametrize(
+    ("lam", "error"), [(-0.1, ValueError), (1.1, ValueError), (float("nan"), ValueError), ("1", TypeError)]
+)
 def test_a_bad_lam(lam, error):
     with pytest.raises(error, match="lam must be a number"):
         mixup_ssl(images(2), images(2), lam)

@@ -30,7 +30,13 @@ def test_a_number_is_a_schedule_too():
 
 @pytest.mark.parametrize(
     ("schedule", "error"),
-    [(-0.1, ValueError), (Ramp(0.5, 1.5), ValueError), (Ramp(-1, 0), ValueError), ("0.5", TypeError), (None, TypeError)],
+    [
+        (-0.1, ValueError),
+        (Ramp(0.5, 1.5), ValueError),
+        (Ramp(-1, 0), ValueError),
+        ("0.5", TypeError),
+        (None, TypeError),
+    ],
 )
 def test_a_schedule_outside_of_its_range(schedule, error):
     with pytest.raises(error, match="alpha"):

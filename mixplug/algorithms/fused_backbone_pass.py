@@ -172,7 +172,9 @@ def _supervised(loss: object) -> tuple[Tensor, dict[str, Tensor]]:
         return (loss["total"] if "total" in loss else sum(v.mean() for v in others.values())), others  # type: ignore[return-value]
     if isinstance(loss, (tuple, list)) and loss:
         return sum(part.mean() for part in loss), {f"loss{i}": part for i, part in enumerate(loss)}  # type: ignore[return-value]
-    raise TypeError(f"the model's loss() must return a tensor, or a dict or tuple of tensors; got {type(loss).__name__}")
+    raise TypeError(
+        f"the model's loss() must return a tensor, or a dict or tuple of tensors; got {type(loss).__name__}"
+    )
 
 
 def _keep_in_graph(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
-from composer.core import State, Time, Timestamp, TimeUnit
+from composer.core import State, Time, TimeUnit
 from composer.loggers import Logger
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.optimizers import create_missing_state
-from mixplug.checks import check_choice, check_real
-from mixplug.phases import Phase, PhasePlan, PhaseSpan, Ratio
+from mixplug.checks import check_choice
+from mixplug.phases import Phase, PhasePlan, PhaseSpan, Ratio, exact_ratio
 
-Duration = Union[str, int, Time]
+Duration = str | int | Time
 _UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH)
 
 
@@ -68,7 +68,8 @@ class PhaseSwitch(PhasedAlgorithm):
         optimizer_overrides: Mapping[str | Phase, Mapping[str, Any]] | None = None,
         reset_optimizer: bool = False,
     ) -> None:
-        self.rho = check_real("rho", rho, 0, 1)
+        exact_ratio(rho)  # checks it
+        self.rho = rho
         self.ssl_duration = _parse("ssl_duration", ssl_duration)
         self.sl_duration = _parse("sl_duration", sl_duration)
         if (self.ssl_duration is None) != (self.sl_duration is None):
@@ -76,7 +77,9 @@ class PhaseSwitch(PhasedAlgorithm):
                 f"give both ssl_duration and sl_duration or neither, got {ssl_duration!r} and {sl_duration!r}"
             )
         if self.ssl_duration and self.sl_duration and self.ssl_duration.unit != self.sl_duration.unit:
-            raise ValueError(f"ssl_duration and sl_duration must have one unit, got {ssl_duration!r} and {sl_duration!r}")
+            raise ValueError(
+                f"ssl_duration and sl_duration must have one unit, got {ssl_duration!r} and {sl_duration!r}"
+            )
         self.optimizer_overrides = _check_overrides(optimizer_overrides)
         if not isinstance(reset_optimizer, bool):
             raise TypeError(f"reset_optimizer must be True or False, got {reset_optimizer!r}")
@@ -189,17 +192,6 @@ def position_of(state: State) -> Position:
         return switch.position(state)
     elapsed = state.get_elapsed_duration()
     return Position(Phase.MIX, 0.0 if elapsed is None else min(1.0, elapsed.value))
-
-
-def phase_start(state: State, span: PhaseSpan, epoch_length: Any) -> Timestamp:
-    """The timestamp at which ``span`` begins; ``epoch_length(phase)`` is the batches of an epoch of a phase."""
-    switch = find(state, PhaseSwitch)
-    assert switch is not None
-    assert state.max_duration is not None
-    if state.max_duration.unit == TimeUnit.BATCH:
-        return Timestamp(batch=span.start)
-    earlier = [s for s in switch.plan(state).phases if s.stop <= span.start]
-    return Timestamp(epoch=span.start, batch=sum(s.length * epoch_length(s.phase) for s in earlier))
 
 
 def _parse(name: str, duration: Duration | None) -> Time | None:

@@ -68,7 +68,9 @@ def _digits() -> DataSplit:
     images = (torch.tensor(data.images, dtype=torch.float32).div(16).unsqueeze(1) - mean) / std
     labels = torch.tensor(data.target, dtype=torch.long)
     test = torch.arange(len(labels)) % 2 == 1
-    return DataSplit(_pairs(images[~test], labels[~test]), _pairs(images[test], labels[test]), 10, (1, 8, 8), (mean,), (std,))
+    return DataSplit(
+        _pairs(images[~test], labels[~test]), _pairs(images[test], labels[test]), 10, (1, 8, 8), (mean,), (std,)
+    )
 
 
 def _pairs(images: Tensor, labels: Tensor) -> Dataset:

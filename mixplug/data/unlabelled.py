@@ -147,7 +147,7 @@ class _OwnRandomness:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        numpy = np.random.RandomState(seed).get_state()  # noqa: NPY002  (the global generator is a RandomState)
+        numpy = np.random.RandomState(seed).get_state()
         self._state = (random.Random(seed).getstate(), numpy, torch.Generator().manual_seed(seed).get_state())
 
     @contextmanager

@@ -160,7 +160,12 @@ class MAE(Objective):
             mean, std = _patch_statistics(target)
             prediction = prediction * std + mean
         hidden = torch.ones_like(target[..., :1]).scatter(1, keep.unsqueeze(-1), 0.0).bool()
-        pictures = (target, target.masked_fill(hidden, 0.0), torch.where(hidden, prediction.to(target), target), prediction)
+        pictures = (
+            target,
+            target.masked_fill(hidden, 0.0),
+            torch.where(hidden, prediction.to(target), target),
+            prediction,
+        )
         return Reconstruction(*(unpatchify(p, self.patch_size, seen.grid) for p in pictures))
 
     def extra_repr(self) -> str:

@@ -121,7 +121,9 @@ def test_the_ends_of_alpha(mask, alpha):
 
 
 @masks
-@pytest.mark.parametrize("variant", [{}, {"global_pool": "avg"}, {"reg_tokens": 2, "class_token": False, "global_pool": "map"}])
+@pytest.mark.parametrize(
+    "variant", [{}, {"global_pool": "avg"}, {"reg_tokens": 2, "class_token": False, "global_pool": "map"}]
+)
 def test_the_fused_pass_is_the_weighted_sum_of_two_passes(mask, variant):
     alpha, passes, seen = 0.3, [], {}
     made = trainer(
@@ -177,14 +179,14 @@ def test_a_step_costs_what_the_design_says(mask, phase, total):
     counter = FlopCounterMode(display=False)
     if phase is Phase.SSL:
 
-        class Stop(Exception):
+        class StopError(Exception):
             pass
 
         def stop(state):
-            raise Stop
+            raise StopError
 
         made.state.callbacks.append(Watcher(stop))
-        with counter, pytest.raises(Stop):
+        with counter, pytest.raises(StopError):
             made.fit()
     else:
         with counter:
@@ -271,14 +273,16 @@ def test_a_second_trainer_goes_on_with_the_models_head():
     assert again.state.model.ssl_objective is head
     held = [p for group in again.state.optimizers[0].param_groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
-    with pytest.raises(ValueError, match="del model.ssl_objective"):
+    with pytest.raises(ValueError, match="del model"):
         trainer(model, [MixTraining(objective=MAE(decoder_depth=1))])
 
 
 @masks
 @pytest.mark.parametrize("before", [True, False])
 def test_progressive_resizing_trains_in_all_phases_with_the_tokens_it_implies(mask, before):
-    resizing = ProgressiveResizing(mode="resize", initial_scale=0.5, delay_fraction=0.2, finetune_fraction=0.2, size_increment=4)
+    resizing = ProgressiveResizing(
+        mode="resize", initial_scale=0.5, delay_fraction=0.2, finetune_fraction=0.2, size_increment=4
+    )
     mixing = MixTraining(objective=MAE(mask=mask))
     tokens, sizes = [], []
     model = classifier(img_size=16, dynamic_img_size=True)
@@ -339,7 +343,7 @@ def test_what_is_logged():
 
 def test_mixtraining_twice_is_refused():
     for algorithms in ([MixTraining(), MixTraining()], [MixTraining(), PhaseSwitch()], [JointLoss(), JointLoss()]):
-        with pytest.raises(ValueError, match="runs .* 2 times"):
+        with pytest.raises(ValueError, match=r"runs .* 2 times"):
             trainer(algorithms=algorithms)
 
 

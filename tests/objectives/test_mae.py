@@ -85,7 +85,7 @@ def test_something_is_always_hidden_and_something_visible(patches, ratio):
     assert keep.shape[1] == min(max(int(patches * (1 - ratio) + 1e-6), 1), patches - 1)
     for row in keep:
         assert len(set(row.tolist())) == keep.shape[1]
-        assert 0 <= row.min()
+        assert row.min() >= 0
         assert row.max() < patches
 
 

@@ -1,0 +1,175 @@
+"""The ``mixplug`` command. Imports torch and Composer only for the commands that train."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mixplug
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    # Composer says so of every last, smaller batch, which is as it should be.
+    warnings.filterwarnings("ignore", message="Cannot split tensor of length")
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("mixplug: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError) as error:
+        if options.traceback:
+            raise
+        print(f"mixplug: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mixplug", description="MixTraining: self-supervised and supervised learning in one run."
+    )
+    parser.add_argument("--version", action="version", version=f"mixplug {mixplug.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    compare = commands.add_parser("compare", help="run a recipe's methods side by side and print the table")
+    _add_recipe_arguments(compare)
+    compare.add_argument("--seeds", type=int, help="how often each method is run (default: the recipe's)")
+    compare.set_defaults(run=_compare)
+
+    train = commands.add_parser("train", help="run one method of a recipe: checkpoint, history, pictures")
+    _add_recipe_arguments(train)
+    train.add_argument("--method", help="key of the method (default: the recipe's last)")
+    train.add_argument("--seed", type=int, help="the seed (default: the recipe's first)")
+    train.set_defaults(run=_train)
+
+    plan = commands.add_parser("plan", help="show the phases of a training")
+    plan.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
+    plan.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
+    plan.add_argument("--rho", type=float, required=True, help="mix ratio in [0, 1]")
+    plan.set_defaults(run=_plan)
+
+    recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
+    recipes.set_defaults(run=_recipes)
+    for command in (compare, train, plan, recipes):
+        command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    return parser
+
+
+def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change, such as data.fraction=0.5"
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/RECIPE)")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    if options.seeds is not None:
+        from mixplug.checks import check_int
+
+        recipe.seeds = check_int("--seeds", options.seeds, 1)
+    console = _console()
+    out = options.out or Path("runs") / Path(options.recipe).stem
+    count = len(recipe.methods) * recipe.seeds
+    console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
+    with _progress_bar(console) as progress:
+        from mixplug.compare import CAPTION, HEADER, cells_of, compare
+
+        comparison = compare(recipe, out, console.print, progress)
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=CAPTION, caption_justify="left")
+    for index, title in enumerate(HEADER):
+        table.add_column(title, justify="right" if index else "left", no_wrap=True)
+    for row in comparison.rows():
+        table.add_row(*cells_of(row))
+    console.print(table)
+    console.print(f"Results, table and pictures are in {out}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    method = options.method or list(recipe.methods)[-1]
+    seed = recipe.first_seed if options.seed is None else options.seed
+    out = options.out or Path("runs") / f"{Path(options.recipe).stem}-{method}-seed{seed}"
+    console = _console()
+    with _progress_bar(console) as progress:
+        from mixplug.train import train
+
+        result = train(recipe, method, seed, out, progress)
+    console.print(
+        f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
+        f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"
+    )
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from mixplug.phases import PhasePlan
+
+    plan = PhasePlan(options.ssl, options.sl, options.rho)
+    merged = f"e_mix = floor({options.rho:g} * min({plan.e_ssl}, {plan.e_sl})) = {plan.e_mix}"
+    print(f"{plan.total} epochs instead of {plan.e_ssl + plan.e_sl}: {merged} of each are merged")
+    for span in plan.phases:
+        print(f"  {span.phase.value.upper():3}  epochs {span.start + 1} to {span.stop} ({span.length})")
+    print("  " + _bar(plan, 60))
+
+
+def _bar(plan: Any, width: int) -> str:
+    """The phases as a bar of ``width`` characters, at least one for each."""
+    marks = {"ssl": "░", "mix": "▓", "sl": "█"}
+    return "".join(marks[span.phase.value] * max(1, round(width * span.length / plan.total)) for span in plan.phases)
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from mixplug.recipes import describe, shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        print(f"{name}: {describe(path)}")
+    print("Run one with: mixplug compare NAME [key=value ...]")
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from mixplug.recipes import load_recipe
+
+    return load_recipe(options.recipe, options.overrides)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress_bar(console: Console) -> Iterator[Any]:
+    """A function (done, total, text) that shows how far a run is, while the block runs."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading torch and Composer", total=None)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""One run of a recipe: checkpoint, history and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from mixplug import pictures
+from mixplug.environment import describe_environment
+from mixplug.experiment import Experiment, Progress, RunResult
+from mixplug.recipes import Recipe, to_plain
+
+
+def train(recipe: Recipe, method: str, seed: int, out: Path, progress: Progress | None = None) -> RunResult:
+    """Train one method with one seed.
+
+    Leaves in ``out``: ``checkpoint.pt`` (Composer's, to resume or load), ``history.json`` (losses and accuracy
+    over the run, settings, versions, machine), ``curves.png`` and, with an MAE, ``reconstructions.png``.
+
+    Args:
+        recipe: The recipe.
+        method: Key of one of its methods.
+        seed: The seed.
+        out: A folder, made if missing.
+        progress: See :class:`mixplug.experiment.Experiment`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    result = Experiment(recipe, method, seed, progress, save_folder=out).run()
+    label = recipe.methods[method].label
+    numbers = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "reconstruction"}
+    content = {"method": method, "seed": seed, **numbers, "recipe": to_plain(recipe), **describe_environment()}
+    (out / "history.json").write_text(json.dumps(content, indent=1))
+    pictures.curves({label: [result]}).savefig(out / "curves.png")
+    if result.reconstruction is not None:
+        pictures.reconstructions({label: result.reconstruction}).savefig(out / "reconstructions.png")
+    return result

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from algorithms.settings import logged, ssl_loader, trainer
+from composer.core import Callback
+from conftest import images, labels, loader
+from torch.utils.data import DataLoader, TensorDataset
+
+from mixplug import MixTraining, MixupSSLData
+
+
+class Batches(Callback):
+    """Keeps each training batch as the model gets it."""
+
+    def __init__(self):
+        self.seen = []
+
+    def batch_start(self, state, logger):
+        self.seen.append([part.clone() for part in state.batch])
+
+
+def run(algorithms, **options):
+    batches = Batches()
+    made = trainer(algorithms=algorithms, callbacks=[batches], **options)
+    made.fit()
+    return made, batches.seen
+
+
+def is_one_of(image, pool):
+    return any(torch.equal(image, other) for other in pool)
+
+
+def test_ssl_epochs_pass_over_the_ssl_data_and_mix_epochs_over_the_labelled_data():
+    made, seen = run([MixTraining(0.5, ssl_dataloader=ssl_loader(22, 5))])
+    phases = [int(p) for p in logged(made, "mixtraining/phase")]
+    assert phases == [0] * 10 + [1] * 6 + [2] * 6
+    pool, x_sl, y_sl = images(22, seed=30), images(20), labels(20)
+    for epoch in (seen[:5], seen[5:10]):
+        unlabelled = torch.cat([x for x, _ in epoch])
+        assert sorted(i.sum().item() for i in unlabelled) == pytest.approx(sorted(i.sum().item() for i in pool))
+    assert not torch.equal(seen[0][0], seen[5][0]), "shuffled anew in each epoch"
+    for start in (10, 13):
+        mixed, targets = (torch.cat(parts) for parts in zip(*seen[start : start + 3], strict=True))
+        assert torch.equal(targets, y_sl)
+        partners = (mixed - 0.5 * x_sl) / 0.5
+        assert all(min((p - other).abs().max() for other in pool) < 1e-5 for p in partners)
+    assert torch.equal(torch.cat([x for x, _ in seen[16:19]]), x_sl)
+
+
+def test_each_mix_epoch_has_other_partners_and_each_run_the_same():
+    _, first = run([MixTraining(1, ssl_dataloader=ssl_loader())], max_duration="2ep")
+    _, again = run([MixTraining(1, ssl_dataloader=ssl_loader())], max_duration="2ep")
+    assert all(torch.equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
+    assert not torch.equal(first[0][0], first[3][0])
+
+
+def test_partners_do_not_disturb_other_random_numbers():
+    """The labelled batches come in the same order with and without SSL data (masks on the device aside)."""
+    options = {"max_duration": "2ep", "train_dataloader": loader(shuffle=True)}
+    _, plain = run([], **options)
+    _, mixed = run([MixupSSLData(ssl_loader())], **options)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(plain, mixed, strict=True))
+
+
+@pytest.mark.parametrize("count", [3, 22, 100])
+@pytest.mark.parametrize("batch_size", [1, 8, 50])
+def test_ssl_data_of_any_length_and_batch_size(count, batch_size):
+    made, seen = run([MixTraining(0.5, ssl_dataloader=ssl_loader(count, batch_size))], max_duration="3ep")
+    ssl_batches = -(-count // batch_size)
+    assert len(seen) == ssl_batches + 3 + 3
+    assert made.state.timestamp.epoch == 3
+
+
+def test_phases_in_batches_end_the_ssl_pass_at_the_switch():
+    algorithm = MixTraining(0.5, ssl_duration="9ba", sl_duration="4ba", ssl_dataloader=ssl_loader(22, 5))
+    made, seen = run([algorithm], max_duration="11ba")
+    assert [int(p) for p in logged(made, "mixtraining/phase")] == [0] * 7 + [1] * 2 + [2] * 2
+    assert torch.equal(seen[7][1], labels(20)[:8]), "the labelled data begins with the MIX phase"
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return images(10, seed=30)[index], {"name": f"image {index}"}
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        images(10, seed=30),
+        TensorDataset(images(10, seed=30)),
+        TensorDataset(images(10, seed=30), labels(10, 1000)),
+        Pairs(),
+    ],
+    ids=["tensor", "1-tuple", "(image, label)", "(image, dict)"],
+)
+def test_batches_of_images_alone_or_with_anything(dataset):
+    made, _ = run([MixTraining(0.5, ssl_dataloader=DataLoader(dataset, batch_size=4, shuffle=True))])
+    assert made.state.timestamp.epoch == 6
+
+
+def test_a_generator_function_of_batches():
+    class Endless:
+        def __iter__(self):
+            return iter([images(4, seed=30), images(4, seed=31)])
+
+    made, _ = run([MixupSSLData(Endless())], max_duration="2ep")
+    assert made.state.timestamp.epoch == 2
+
+
+def test_without_ssl_data_nothing_changes():
+    _, plain = run([])
+    _, with_it = run([MixupSSLData()])
+    assert all(torch.equal(a, b) for x, y in zip(plain, with_it, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_any_mixing_function_may_be_plugged_in():
+    calls = []
+
+    def paste(x_sl, x_ssl, lam):
+        calls.append((x_sl.shape, x_ssl.shape, lam))
+        return torch.where(torch.arange(8) < 8 * lam, x_sl, x_ssl)
+
+    _, seen = run([MixTraining(1, ssl_dataloader=ssl_loader(), mixing=paste, lam=0.25)], max_duration="1ep")
+    assert [c[0] for c in calls] == [c[1] for c in calls] == [(8, 1, 8, 8), (8, 1, 8, 8), (4, 1, 8, 8)]
+    assert {c[2] for c in calls} == {0.25}
+    assert torch.equal(seen[0][0][..., :2], images(20)[:8][..., :2])
+    assert all(is_one_of(image[..., 2:], images(22, seed=30)[..., 2:]) for image in seen[0][0])
+
+
+def test_a_subset_of_the_epoch_holds_for_both_data_sets():
+    made, seen = run(
+        [MixTraining(0.5, ssl_dataloader=ssl_loader(22, 5))], max_duration="3ep", train_subset_num_batches=2
+    )
+    assert len(seen) == 6
+    assert made.state.timestamp.epoch == 3
+
+
+def test_the_supervised_loss_of_unlabelled_batches_is_not_a_number():
+    made, _ = run([MixTraining(0.5, ssl_dataloader=ssl_loader(22, 5))])
+    values = torch.tensor(logged(made, "loss/train/sl"))
+    assert values[:10].isnan().all()
+    assert values[10:].isfinite().all()
+    assert torch.tensor(logged(made, "loss/train/total")).isfinite().all()
+
+
+def test_shapes_that_do_not_match_are_both_named():
+    other = DataLoader(TensorDataset(images(8, 1, 16, 16)), batch_size=4, shuffle=True)
+    with pytest.raises(ValueError, match=r"\(8, 1, 8, 8\).*\(8, 1, 16, 16\)"):
+        run([MixTraining(1, ssl_dataloader=other)])
+
+
+def test_unshuffled_ssl_data_is_warned_about():
+    with pytest.warns(UserWarning, match="shuffle=True"):
+        MixupSSLData(DataLoader(images(8), batch_size=4))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ssl_dataloader": 3}, TypeError, "ssl_dataloader must give batches"),
+        ({"ssl_dataloader": []}, ValueError, "ssl_dataloader is empty"),
+        ({"mixing": "mixup"}, TypeError, "mixing must be a function"),
+        ({"lam": 1.5}, ValueError, "lam must be a number"),
+        ({"lam": "0.5"}, TypeError, "lam must be a number"),
+    ],
+)
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        MixTraining(**options)
+
+
+def test_an_empty_ssl_loader():
+    with pytest.raises(ValueError, match="ssl_dataloader is empty"):
+        MixTraining(ssl_dataloader=DataLoader(images(3), batch_size=4, drop_last=True))
+
+
+def test_an_ssl_loader_that_gives_no_batch():
+    class Nothing:
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(ValueError, match="gave no batch"):
+        run([MixTraining(1, ssl_dataloader=Nothing())])
+
+
+def test_ssl_batches_that_are_no_images():
+    with pytest.raises(TypeError, match="an SSL batch must be a tensor"):
+        run([MixTraining(0, ssl_dataloader=[{"pixels": images(4)}])])

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from algorithms.settings import classifier, logged, trainer
+from composer.core import Callback, Time
+from conftest import loader
+
+from mixplug import MAE, MixTraining, PhaseSwitch
+
+
+class Recorder(Callback):
+    """Notes something of the state before each step."""
+
+    def __init__(self, look):
+        self.look = look
+        self.seen = []
+
+    def before_forward(self, state, logger):
+        self.seen.append(self.look(state))
+
+
+def phases(made):
+    return [int(p) for p in logged(made, "mixtraining/phase")]
+
+
+@pytest.mark.parametrize("total", [2, 3, 5, 8])
+@pytest.mark.parametrize("rho", [0, 0.5, 1])
+def test_max_duration_is_what_runs(total, rho):
+    made = trainer(algorithms=[MixTraining(rho)], max_duration=f"{total}ep")
+    made.fit()
+    assert made.state.timestamp.epoch == total
+    assert len(phases(made)) == 3 * total
+
+
+def test_phases_in_batches_switch_in_mid_epoch():
+    made = trainer(algorithms=[MixTraining(0.5, ssl_duration="4ba", sl_duration="6ba")], max_duration="8ba")
+    made.fit()
+    assert phases(made) == [0, 0, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("durations", [("4ep", "6ep"), (4, 6), (Time.from_epoch(4), Time.from_epoch(6))])
+def test_durations_as_composer_takes_them(durations):
+    made = trainer(algorithms=[MixTraining(0.5, 0.5, *durations)], max_duration="8ep")
+    made.fit()
+    assert phases(made) == [0] * 6 + [1] * 6 + [2] * 12
+
+
+@pytest.mark.parametrize("max_duration", ["150ep", "9ep", "8ba"])
+def test_durations_that_do_not_fit_name_the_one_that_does(max_duration):
+    with pytest.raises(ValueError, match="set max_duration='8ep'"):
+        trainer(algorithms=[MixTraining(0.5, 0.5, "4ep", "6ep")], max_duration=max_duration)
+
+
+def test_durations_that_do_not_fit_a_later_fit():
+    made = trainer(algorithms=[MixTraining(0.5, 0.5, "4ep", "6ep")], max_duration=None)
+    with pytest.raises(ValueError, match="set max_duration='8ep'"):
+        made.fit(duration="9ep")
+    made.fit(duration="8ep")
+    assert phases(made) == [0] * 6 + [1] * 6 + [2] * 12
+
+
+def test_a_run_too_short_to_divide():
+    with pytest.raises(ValueError, match="no room"):
+        trainer(algorithms=[MixTraining()], max_duration="1ep")
+
+
+@pytest.mark.parametrize("unit", ["100sp", "100tok"])
+def test_other_units_are_refused(unit):
+    with pytest.raises(ValueError, match=r"must be in epochs \('ep'\) or batches \('ba'\)"):
+        trainer(algorithms=[MixTraining()], max_duration=unit)
+
+
+@pytest.mark.parametrize("kind", [MixTraining, PhaseSwitch])
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"rho": -0.1}, ValueError, r"rho must be a number in \[0, 1\], got -0.1"),
+        ({"rho": 1.5}, ValueError, "rho"),
+        ({"rho": float("nan")}, ValueError, "rho"),
+        ({"rho": "0.5"}, TypeError, "without quotes"),
+        ({"ssl_duration": "0ep", "sl_duration": "5ep"}, ValueError, "ssl_duration must be at least one"),
+        ({"ssl_duration": 5, "sl_duration": -1}, ValueError, "sl_duration must be at least one"),
+        ({"ssl_duration": "5", "sl_duration": "5ep"}, ValueError, "ssl_duration must be"),
+        ({"ssl_duration": "5 epochs", "sl_duration": "5ep"}, ValueError, "ssl_duration must be like '100ep'"),
+        ({"ssl_duration": 2.5, "sl_duration": "5ep"}, TypeError, "ssl_duration must be like"),
+        ({"ssl_duration": "5sp", "sl_duration": "5sp"}, ValueError, "epoch .* or batch"),
+        ({"ssl_duration": "5ep"}, ValueError, "both ssl_duration and sl_duration or neither"),
+        ({"ssl_duration": "5ep", "sl_duration": "5ba"}, ValueError, "one unit"),
+        ({"optimizer_overrides": {"sssl": {}}}, ValueError, "did you mean 'ssl'"),
+        ({"optimizer_overrides": {"ssl": {"lr": 1}}}, ValueError, "PhaseScheduler"),
+        ({"optimizer_overrides": {"ssl": 0.1}}, TypeError, "must map options to values"),
+        ({"reset_optimizer": "yes"}, TypeError, "reset_optimizer"),
+    ],
+)
+def test_bad_options_are_refused_at_construction(kind, options, error, message):
+    with pytest.raises(error, match=message):
+        kind(**options)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_a_bad_alpha(alpha):
+    with pytest.raises(ValueError, match=r"alpha must be a number in \[0, 1\]"):
+        MixTraining(alpha=alpha)
+
+
+def test_an_alpha_that_is_no_number():
+    with pytest.raises(TypeError, match="alpha"):
+        MixTraining(alpha="0.5")
+
+
+def test_options_that_the_optimizer_lacks():
+    with pytest.raises(ValueError, match=r"must be one of .*momentum"):
+        trainer(
+            algorithms=[PhaseSwitch(optimizer_overrides={"ssl": {"betas": (0.9, 0.95)}})], optimizer=torch.optim.SGD
+        )
+
+
+def test_an_empty_train_dataloader():
+    made = trainer(algorithms=[MixTraining()], train_dataloader=loader(4, batch_size=8, drop_last=True))
+    with pytest.raises(ValueError, match="train_dataloader is empty"):
+        made.fit()
+
+
+def overridden():
+    return MixTraining(
+        0.5,
+        objective=MAE(mask="input"),
+        optimizer_overrides={"ssl": {"weight_decay": 0.15, "betas": [0.9, 0.95]}, "sl": {"betas": (0.8, 0.9)}},
+    )
+
+
+def settings_by_phase(made):
+    recorder = Recorder(
+        lambda s: (s.optimizers[0].param_groups[0]["weight_decay"], s.optimizers[0].param_groups[0]["betas"])
+    )
+    made.state.callbacks.append(recorder)
+    made.fit()
+    return recorder.seen
+
+
+def test_options_change_by_phase_and_come_back():
+    seen = settings_by_phase(trainer(algorithms=[overridden()]))
+    assert seen == [(0.15, (0.9, 0.95))] * 6 + [(0.01, (0.9, 0.999))] * 6 + [(0.01, (0.8, 0.9))] * 6
+
+
+def test_a_run_resumed_in_a_later_phase_still_knows_the_optimizers_own_options(tmp_path):
+    whole = trainer(
+        algorithms=[overridden()], save_folder=str(tmp_path), save_filename="{epoch}.pt", save_interval="1ep"
+    )
+    whole.fit()
+    resumed = trainer(algorithms=[overridden()], load_path=str(tmp_path / "1.pt"))
+    assert (
+        settings_by_phase(resumed) == [(0.15, (0.9, 0.95))] * 3 + [(0.01, (0.9, 0.999))] * 6 + [(0.01, (0.8, 0.9))] * 6
+    )
+
+
+def test_groups_without_weight_decay_keep_none():
+    model = classifier()
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    made = trainer(model, [overridden()])
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3
+    )
+    from composer import Trainer
+
+    decays = Recorder(lambda s: [g["weight_decay"] for g in s.optimizers[0].param_groups])
+    model = classifier()
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3
+    )
+    made = Trainer(
+        model=model,
+        optimizers=optimizer,
+        algorithms=[overridden()],
+        train_dataloader=loader(),
+        max_duration="3ep",
+        callbacks=[decays],
+        progress_bar=False,
+        device="cpu",
+    )
+    made.fit()
+    assert decays.seen == [[0.15, 0.0]] * 3 + [[0.05, 0.0]] * 6
+    # The head's parameters joined the groups of their kind.
+    head = dict(model.ssl_objective.named_parameters())
+    groups = [{id(p) for p in g["params"]} for g in optimizer.param_groups]
+    assert all(id(p) in groups[p.ndim <= 1] for p in head.values())
+
+
+def test_reset_forgets_moments_at_each_switch():
+    steps = Recorder(lambda s: int(max(v["step"].item() for v in s.optimizers[0].state.values())))
+    made = trainer(algorithms=[MixTraining(0.5, reset_optimizer=True)], callbacks=[steps])
+    made.fit()
+    assert steps.seen == [0, 1, 2, 3, 4, 5] * 3
+    through = Recorder(steps.look)
+    made = trainer(algorithms=[MixTraining(0.5)], callbacks=[through])
+    made.fit()
+    assert through.seen == list(range(18))
+
+
+def test_alone_it_leaves_the_loss_alone():
+    plain, switched = trainer(), trainer(algorithms=[PhaseSwitch(0.5)])
+    plain.fit()
+    switched.fit()
+    assert logged(plain, "loss/train/total") == logged(switched, "loss/train/total")

@@ -1,0 +1,89 @@
+"""The one dependency rule, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mixplug
+
+PACKAGE = Path(mixplug.__file__).parent
+CORE = ["phases.py", "ramps.py", "checks.py", "losses.py", "mixing.py", "backbones.py", "objectives", "data"]
+WITHOUT_TORCH = ["phases.py", "ramps.py", "checks.py", "recipes.py"]
+
+
+def files_of(names):
+    return [
+        f
+        for name in names
+        for f in (sorted((PACKAGE / name).rglob("*.py")) if (PACKAGE / name).is_dir() else [PACKAGE / name])
+    ]
+
+
+def imported_by(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", files_of(CORE), ids=str)
+def test_the_core_knows_nothing_of_composer_or_of_what_stands_on_it(path):
+    banned = ("composer", "mixplug.algorithms", "mixplug.schedulers", "mixplug.experiment", "mixplug.cli")
+    assert not [name for name in imported_by(path) if name.startswith(banned)]
+
+
+@pytest.mark.parametrize("path", files_of(WITHOUT_TORCH), ids=str)
+def test_some_of_it_needs_no_torch(path):
+    assert not [name for name in imported_by(path) if name.split(".")[0] in ("torch", "timm", "numpy")]
+
+
+def modules_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def quietly(*arguments: str) -> str:
+    return (
+        "import contextlib, io\nfrom mixplug.cli import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main({list(arguments)!r})"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mixplug",
+        "from mixplug import Phase, PhasePlan, Ramp",
+        quietly("--help"),
+        quietly("plan", "--ssl", "10", "--sl", "10", "--rho", "0.5"),
+        quietly("recipes"),
+    ],
+)
+def test_what_needs_no_torch_loads_none(code):
+    loaded = modules_after(code)
+    assert "mixplug" in loaded
+    assert not loaded & {"torch", "composer", "timm"}
+
+
+def test_what_needs_torch_loads_no_composer():
+    loaded = modules_after("from mixplug import MAE, backbone_of, joint_loss, mixup_ssl, phase_weights")
+    assert "torch" in loaded
+    assert "composer" not in loaded
+
+
+def test_every_public_name_resolves():
+    for name in mixplug.__all__:
+        assert getattr(mixplug, name) is not None
+    assert dir(mixplug) == sorted(mixplug.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'MixTrainer'"):
+        mixplug.MixTrainer  # noqa: B018

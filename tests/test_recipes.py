@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mixplug.experiment import Experiment
+from mixplug.recipes import RecipeError, describe, load_recipe, shipped_recipes, to_plain
+
+TINY = Path(__file__).parent / "tiny.yaml"
+ROOT = Path(__file__).parent.parent
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_reading_a_recipe():
+    recipe = load_recipe(TINY)
+    assert recipe.data.batch_size == 32
+    assert recipe.data.workers == 0, "what is not given has its default"
+    assert recipe.methods["mix"].label == "MixTraining"
+    assert recipe.methods["mix"].algorithms == [{"MixTraining": {"rho": 0.5}}]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("seeds=5", ("seeds",), 5),
+        ("data.fraction=0.5", ("data", "fraction"), 0.5),
+        ("data.fraction=1", ("data", "fraction"), 1.0),
+        ("device=cpu", ("device",), "cpu"),
+        ("model.args.depth=3", ("model", "args", "depth"), 3),
+        ("model.args.global_pool=avg", ("model", "args", "global_pool"), "avg"),
+        ("scheduler=null", ("scheduler",), None),
+        ("optimizer={SGD: {lr: 0.1}}", ("optimizer",), {"SGD": {"lr": 0.1}}),
+        (
+            "methods.mix.algorithms.0.MixTraining.rho=0.25",
+            ("methods", "mix", "algorithms", 0, "MixTraining", "rho"),
+            0.25,
+        ),
+        (
+            "methods.mix.algorithms[0].MixTraining.alpha=1",
+            ("methods", "mix", "algorithms", 0, "MixTraining", "alpha"),
+            1,
+        ),
+        ("algorithms=[LabelSmoothing]", ("algorithms",), ["LabelSmoothing"]),
+    ],
+)
+def test_overrides(override, path, value):
+    at = to_plain(load_recipe(TINY, [override]))
+    for key in path:
+        at = at[key]
+    assert at == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead: 3", "unknown key 'sead'; did you mean 'seeds'"),
+        ("data: {fractoin: 0.1}", "unknown key 'data.fractoin'; did you mean 'fraction'"),
+        ("methods: {mix: {label: M, algorithm: []}}", "unknown key 'methods.mix.algorithm'; did you mean 'algorithms'"),
+        ("seeds: many", "seeds: Value 'many'"),
+        ("data: {batch_size: 1.5}", "data.batch_size: Value '1.5'"),
+        ("data: 3", "data must map keys to values"),
+        ("methods: [sl]", "methods must map names to settings"),
+        ("- a list", "must map keys to values"),
+        ("a: [b", "recipe.yaml: "),
+        ("model: ${nothing}", "nothing"),
+        ("seeds: 3", "names no method"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sead=3", "unknown key 'sead'"),
+        ("data.fractoin=3", "did you mean 'fraction'"),
+        ("seeds", "must be key=value"),
+        ("seeds=0", "seeds must be a whole number of at least 1"),
+        ("data.batch_size=-1", "data.batch_size"),
+        ("data.workers=-1", "data.workers"),
+        ("methods.mix.algorithms.7.MixTraining.rho=0", "tiny.yaml"),
+    ],
+)
+def test_a_bad_override(override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_recipe(TINY, [override])
+
+
+def test_a_missing_recipe():
+    with pytest.raises(FileNotFoundError, match="did you mean 'digits'"):
+        load_recipe("digit")
+    with pytest.raises(FileNotFoundError, match="no recipe file"):
+        load_recipe("nowhere/at/all.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["data.dataset=digit"], ValueError, "did you mean 'digits'"),
+        (["data.fraction=0"], ValueError, r"data.fraction must be a number in \(0, 1\]"),
+        (["data.fraction=0.0001"], ValueError, "leaves none"),
+        (["model.name=vit_tiny"], ValueError, "timm cannot make"),
+        (["model.args.depth=two"], ValueError, "timm cannot make"),
+        (["model.args.img_size=16"], ValueError, "set model.args.img_size=8"),
+        (["model.args.patch_size=3"], ValueError, "do not divide"),
+        (["optimizer={Adamm: {}}"], ValueError, "did you mean 'Adam'"),
+        (["optimizer={AdamW: {lrr: 1}}"], ValueError, "optimizer.AdamW has no argument 'lrr'; did you mean 'lr'"),
+        (["scheduler={PhaseSchedule: {}}"], ValueError, "did you mean 'PhaseScheduler'"),
+        (["methods.mix.algorithms=[MixTrainings]"], ValueError, "did you mean 'MixTraining'"),
+        (["methods.mix.algorithms=[{MixTraining: {roh: 1}}]"], ValueError, "no argument 'roh'; did you mean 'rho'"),
+        (["methods.mix.algorithms.0.MixTraining.rho=1.5"], ValueError, "rho must be a number"),
+        (["methods.mix.algorithms.0.MixTraining.rho='0.5'"], TypeError, "without quotes"),
+        (["methods.mix.algorithms.0.MixTraining.objective={MEA: {}}"], ValueError, "did you mean 'MAE'"),
+        (["methods.mix.algorithms=[3]"], TypeError, "methods.mix.algorithms.0 must be a name or one name"),
+        (["methods.mix.algorithms=[MixTraining, MixTraining]"], ValueError, "runs PhaseSwitch 2 times"),
+        (["ssl_duration=0ep"], ValueError, "ssl_duration must be at least one"),
+        (["sl_duration=lots"], ValueError, "sl_duration must be like"),
+        (["model.name=resnet18", "model.args={}"], TypeError, "no timm VisionTransformer"),
+        (["precision=fp7"], ValueError, "fp7"),
+    ],
+)
+def test_what_only_building_can_find(overrides, error, message):
+    with pytest.raises(error, match=message):
+        Experiment(load_recipe(TINY, overrides), "mix", seed=0)
+
+
+def test_an_unknown_method():
+    with pytest.raises(ValueError, match="did you mean 'mix'"):
+        Experiment(load_recipe(TINY), "mixx", seed=0)
+
+
+def test_the_durations_reach_the_run():
+    recipe = load_recipe(TINY)
+    assert [str(Experiment(recipe, method, 0).max_duration.to_timestring()) for method in recipe.methods] == [
+        "2ep",
+        "4ep",
+        "3ep",
+    ]
+
+
+def test_ramps_and_objectives_by_name():
+    options = "{alpha: {Ramp: {start: 1, stop: 0}}, objective: {MAE: {mask: input}}}"
+    recipe = load_recipe(TINY, [f"methods.mix.algorithms=[{{MixTraining: {options}}}]"])
+    (algorithm,) = Experiment(recipe, "mix", 0).algorithms
+    assert "Ramp(start=1, stop=0)" in repr(algorithm)
+    assert "mask='input'" in repr(algorithm)
+
+
+def test_every_shipped_recipe_is_found():
+    assert set(shipped_recipes().values()) == set((ROOT / "recipes").rglob("*.yaml"))
+    assert "digits" in shipped_recipes()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_is_valid_documented_and_trains(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert len(header) >= 5, "a header says what it is, how to launch it and what to expect"
+    assert any(f"mixplug compare recipes/{path.name}" in line for line in header)
+    assert describe(path)
+    recipe = load_recipe(path, ["ssl_duration=2ba", "sl_duration=2ba", "eval_interval=1dur", "pictures=1"])
+    for method in recipe.methods:
+        result = Experiment(recipe, method, seed=0).run()
+        assert 0 <= result.accuracy <= 1
