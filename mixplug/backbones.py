@@ -110,7 +110,7 @@ class ViTBackbone:
             vit.patch_embed.register_forward_pre_hook(self._before_patch_embed),
             vit.norm.register_forward_hook(self._after_norm),
         ]
-        vit.patch_drop = _TokenSelection(self, hooks)
+        vit.patch_drop = _TokenSelection(self, hooks)  # type: ignore[assignment]
 
     @property
     def encoder_parameters(self) -> list[nn.Parameter]:

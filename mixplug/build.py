@@ -33,7 +33,7 @@ def schedulers_by_name() -> dict[str, Any]:
 
     base = composer.optim.ComposerScheduler
     names = {n: getattr(composer.optim, n) for n in dir(composer.optim)}
-    found = {n: v for n, v in names.items() if inspect.isclass(v) and issubclass(v, base) and v is not base}
+    found = {n: v for n, v in names.items() if inspect.isclass(v) and base in v.__mro__[1:]}
     return {**found, "PhaseScheduler": PhaseScheduler}
 
 
@@ -77,14 +77,19 @@ def build(spec: Any, names: Mapping[str, Any], where: str, **extra: Any) -> Any:
         TypeError: ``spec`` has another form, or lacks an argument.
         ValueError: an unknown name or argument; the message names the nearest valid one.
     """
-    name, arguments = _take_apart(spec, where)
+    name, arguments = take_apart(spec, where)
     check_choice(where, name, names)
     return _call(
         names[name], {**extra, **{k: _value(v, f"{where}.{name}.{k}") for k, v in arguments.items()}}, f"{where}.{name}"
     )
 
 
-def _take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
+def take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
+    """The name and the arguments of a description; see :func:`build`.
+
+    Raises:
+        TypeError: ``spec`` is neither a name nor one name with its arguments.
+    """
     if isinstance(spec, str):
         return spec, {}
     if isinstance(spec, Mapping) and len(spec) == 1:

@@ -21,7 +21,7 @@ from torchmetrics import MetricCollection
 from mixplug.algorithms import MixTraining, PhaseSwitch
 from mixplug.algorithms.base import PhasedAlgorithm
 from mixplug.backbones import backbone_of
-from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedulers_by_name
+from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedulers_by_name, take_apart
 from mixplug.checks import check_choice
 from mixplug.data.datasets import DataSplit, load_dataset
 from mixplug.objectives import MAE, Reconstruction
@@ -90,9 +90,10 @@ class Experiment:
         self.algorithms = _make_algorithms(recipe, method)
         self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
         self._log = InMemoryLogger()
+        self._train_loader = _loader(self.data.train, recipe.data.batch_size, recipe.data.workers, seed, shuffle=True)
         self.trainer = Trainer(
             model=self.model,
-            train_dataloader=_loader(self.data.train, recipe.data.batch_size, recipe.data.workers, seed, shuffle=True),
+            train_dataloader=self._train_loader,
             eval_dataloader=_loader(self.data.test, recipe.data.eval_batch_size, recipe.data.workers, seed),
             max_duration=self.max_duration,
             eval_interval=recipe.eval_interval,
@@ -134,7 +135,7 @@ class Experiment:
             unit=unit,
             mask=getattr(objective, "mask", None),
             rho=None if switch is None else float(switch.rho),
-            history=_history(self._log, self.max_duration.unit, len(self.trainer.state.train_dataloader)),
+            history=_history(self._log, self.max_duration.unit, len(self._train_loader)),
             reconstruction=self._reconstruct(objective),
         )
 
@@ -175,7 +176,7 @@ def _make_algorithms(recipe: Recipe, method: str) -> list[Algorithm]:
         ("algorithms", recipe.algorithms),
     ):
         for index, spec in enumerate(specs):
-            name = spec if isinstance(spec, str) else next(iter(spec), None) if isinstance(spec, dict) else None
+            name, _ = take_apart(spec, f"{where}.{index}")
             divides = names.get(name) in (MixTraining, PhaseSwitch)
             made.append(build(spec, names, f"{where}.{index}", **(durations if divides else {})))
     return made

@@ -26,8 +26,8 @@ def pareto(comparison: Comparison) -> Figure:
     rows = {row.method: row for row in comparison.rows()}
     for colour, row in zip(_cycle(len(rows)), rows.values(), strict=True):
         baseline = comparison.baseline_of(row.method)
-        if baseline not in (None, row.method):
-            start = rows[baseline]  # type: ignore[index]
+        if baseline is not None and baseline != row.method:
+            start = rows[baseline]
             axes.plot(
                 [start.seconds.mean, row.seconds.mean],
                 [100 * start.accuracy.mean, 100 * row.accuracy.mean],

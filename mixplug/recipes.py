@@ -141,15 +141,15 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
             raise RecipeError(f"{path} must map keys to values")
         for override in overrides:
             _override(raw, override)
-        given = OmegaConf.to_container(raw, resolve=True)
+        given = typing.cast(dict[str, Any], OmegaConf.to_container(raw, resolve=True))
     except (OmegaConfBaseException, YAMLError) as error:
         raise RecipeError(f"{path}: {_first_line(error)}") from error
     _refuse_unknown_keys(given, Recipe, "")
     try:
         defaults = OmegaConf.structured(Recipe)
-        if "optimizer" in given:  # type: ignore[operator]
+        if "optimizer" in given:
             defaults.optimizer = {}  # another optimizer takes the default's place, not a place beside it
-        merged = OmegaConf.merge(defaults, OmegaConf.create(given))  # type: ignore[arg-type]
+        merged = OmegaConf.merge(defaults, OmegaConf.create(given))
         return typing.cast(Recipe, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""

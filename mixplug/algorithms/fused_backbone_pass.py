@@ -36,6 +36,7 @@ from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.optimizers import add_beside, create_missing_state
 from mixplug.algorithms.phase_switch import position_of
 from mixplug.backbones import PassRequest, ViTBackbone, backbone_of
+from mixplug.losses import joint_loss
 from mixplug.objectives import MAE, Objective
 from mixplug.phases import Phase
 
@@ -130,7 +131,6 @@ class FusedBackbonePass(PhasedAlgorithm):
             elif weights.ssl == 0:
                 assert self._attached is not None
                 sl = _keep_in_graph(sl, self._attached.parameters())
-        total = (weights.ssl * ssl if ssl is not None and weights.ssl else 0) + (weights.sl * sl if weights.sl else 0)
         undefined = torch.full_like(sl.detach(), float("nan"))
         data = find(state, MixupSSLData)
         unlabelled = data is not None and data.ssl_dataloader is not None and position_of(state).phase is Phase.SSL
@@ -138,7 +138,7 @@ class FusedBackbonePass(PhasedAlgorithm):
             **others,
             "ssl": undefined if ssl is None else ssl,
             "sl": undefined if unlabelled else sl,
-            "total": total,
+            "total": joint_loss(ssl, sl, weights),
         }
         self._ssl_loss = None
 
@@ -168,13 +168,18 @@ def _supervised(loss: object) -> tuple[Tensor, dict[str, Tensor]]:
     if isinstance(loss, Tensor):
         return loss.mean(), {}
     if isinstance(loss, Mapping):
-        others = {k: v for k, v in loss.items() if k != "total"}
-        return (loss["total"] if "total" in loss else sum(v.mean() for v in others.values())), others  # type: ignore[return-value]
+        others = {name: part for name, part in loss.items() if name != "total"}
+        return (loss["total"] if "total" in loss else _sum_of_means(others.values())), others
     if isinstance(loss, (tuple, list)) and loss:
-        return sum(part.mean() for part in loss), {f"loss{i}": part for i, part in enumerate(loss)}  # type: ignore[return-value]
+        return _sum_of_means(loss), {f"loss{i}": part for i, part in enumerate(loss)}
     raise TypeError(
         f"the model's loss() must return a tensor, or a dict or tuple of tensors; got {type(loss).__name__}"
     )
+
+
+def _sum_of_means(parts: Iterable[Tensor]) -> Tensor:
+    """Several losses as Composer adds them up."""
+    return torch.stack([part.mean() for part in parts]).sum()
 
 
 def _keep_in_graph(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
