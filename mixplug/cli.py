@@ -87,7 +87,8 @@ def _compare(options: argparse.Namespace) -> None:
     count = len(recipe.methods) * recipe.seeds
     console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
     with _progress_bar(console) as progress:
-        from mixplug.compare import CAPTION, HEADER, cells_of, compare
+        from mixplug.compare import compare
+        from mixplug.results import CAPTION, HEADER, cells_of
 
         comparison = compare(recipe, out, console.print, progress)
     from rich.table import Table

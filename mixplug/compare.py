@@ -8,116 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mixplug import pictures
 from mixplug.environment import describe_environment
-from mixplug.experiment import Experiment, Progress, RunResult
+from mixplug.experiment import Experiment, Progress
 from mixplug.objectives import Reconstruction
 from mixplug.recipes import Recipe, RecipeError, to_plain
+from mixplug.results import Comparison, RunResult, markdown_table
 
 Announce = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over seeds; the latter is None for one seed."""
-
-    mean: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of ``values``."""
-        values = list(values)
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-    def format(self, digits: int, scale: float = 1.0) -> str:
-        """``mean ± deviation`` with ``digits`` decimals, both times ``scale``."""
-        if self.deviation is None:
-            return f"{self.mean * scale:.{digits}f}"
-        return f"{self.mean * scale:.{digits}f} ± {self.deviation * scale:.{digits}f}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method's line of the table.
-
-    Attributes:
-        method: Its key in the recipe.
-        label: Its name.
-        accuracy: On the test images, in [0, 1].
-        seconds: Training latency, evaluation excluded.
-        speedup: Latency of the SSL+SL with the same masking over this one's, seed by seed; None for a method
-            that has no such baseline.
-        lengths: Units in each phase.
-        unit: 'ep' or 'ba'.
-        is_baseline: Whether this is the SSL+SL that speedups are over.
-    """
-
-    method: str
-    label: str
-    accuracy: Spread
-    seconds: Spread
-    speedup: Spread | None
-    lengths: dict[str, int]
-    unit: str
-    is_baseline: bool
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Finished runs of a recipe.
-
-    Attributes:
-        recipe: The recipe.
-        runs: The result of each method and seed.
-    """
-
-    recipe: Recipe
-    runs: dict[tuple[str, int], RunResult]
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of each method."""
-        return seeds_of(self.recipe)
-
-    def of(self, method: str) -> list[RunResult]:
-        """The runs of a method, by seed."""
-        return [self.runs[method, seed] for seed in self.seeds]
-
-    def rows(self) -> list[Row]:
-        """The table, in the recipe's order."""
-        return [self._row(method) for method in self.recipe.methods]
-
-    def baseline_of(self, method: str) -> str | None:
-        """The SSL+SL (rho = 0) with the same masking as ``method``, which may be the method itself."""
-        mask = self.of(method)[0].mask
-        if mask is None:
-            return None
-        return next((m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.mask == mask), None)
-
-    def _row(self, method: str) -> Row:
-        runs, baseline = self.of(method), self.baseline_of(method)
-        speedup = None
-        if baseline is not None:
-            speedup = Spread.of(b.seconds / r.seconds for b, r in zip(self.of(baseline), runs, strict=True))
-        return Row(
-            method,
-            self.recipe.methods[method].label,
-            Spread.of(run.accuracy for run in runs),
-            Spread.of(run.seconds for run in runs),
-            speedup,
-            runs[0].lengths,
-            runs[0].unit,
-            baseline == method,
-        )
 
 
 def compare(recipe: Recipe, out: Path, announce: Announce = print, progress: Progress | None = None) -> Comparison:
@@ -134,7 +39,7 @@ def compare(recipe: Recipe, out: Path, announce: Announce = print, progress: Pro
     Raises:
         RecipeError: ``out`` holds runs of other settings.
     """
-    cells = [(method, seed) for seed in seeds_of(recipe) for method in recipe.methods]
+    cells = [(method, seed) for seed in recipe.all_seeds() for method in recipe.methods]
     (out / "runs").mkdir(parents=True, exist_ok=True)
     runs = {cell: _load(recipe, *cell, out) for cell in cells}
     found = sum(run is not None for run in runs.values())
@@ -158,48 +63,11 @@ def compare(recipe: Recipe, out: Path, announce: Announce = print, progress: Pro
     return finished
 
 
-def seeds_of(recipe: Recipe) -> list[int]:
-    """The seeds of a recipe."""
-    return list(range(recipe.first_seed, recipe.first_seed + recipe.seeds))
-
-
-HEADER = ("Method", "Accuracy (%)", "Latency (s)", "Speedup", "SSL+MIX+SL")
-CAPTION = "Latency: training, evaluation excluded. Speedup: over the SSL+SL with the same masking."
-
-
-def cells_of(row: Row) -> tuple[str, ...]:
-    """A row of the table as text, one cell for each of :data:`HEADER`."""
-    phases = "+".join(str(row.lengths.get(phase, 0)) for phase in ("ssl", "mix", "sl"))
-    return (
-        row.label,
-        row.accuracy.format(2, 100),
-        row.seconds.format(1),
-        "" if row.speedup is None else "baseline" if row.is_baseline else f"{row.speedup.format(2)}x",
-        f"{phases} {row.unit}",
-    )
-
-
-def markdown_table(comparison: Comparison) -> str:
-    """The table in Markdown."""
-    lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *map(cells_of, comparison.rows())]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    environment = describe_environment()
-    where = f"{environment['machine']['processor']}, {environment['machine']['cores']} cores"
-    if environment["machine"]["gpu"]:
-        where += f", {environment['machine']['gpu']}"
-    count = len(comparison.seeds)
-    return (
-        f"{table}\n\n{CAPTION} Mean ± standard deviation over {count} seed{'s' if count > 1 else ''}. {where}; "
-        f"mixplug {environment['versions']['mixplug']}, torch {environment['versions']['torch']}.\n"
-    )
-
-
 def _write_outputs(comparison: Comparison, out: Path) -> None:
-    from mixplug import pictures
-
     rows = [dataclasses.asdict(row) for row in comparison.rows()]
     runs = [
-        {"method": method, "seed": seed, **_plain(result)} for (method, seed), result in sorted(comparison.runs.items())
+        {"method": method, "seed": seed, **result.numbers()}
+        for (method, seed), result in sorted(comparison.runs.items())
     ]
     report = {"recipe": to_plain(comparison.recipe), **describe_environment(), "table": rows, "runs": runs}
     _write(out / "results.json", json.dumps(report, indent=1))
@@ -232,19 +100,19 @@ def _settings(recipe: Recipe, method: str) -> dict[str, Any]:
 
 
 def _save(recipe: Recipe, method: str, seed: int, out: Path, result: RunResult) -> None:
-    numbers, pictures = _paths(method, seed, out)
+    numbers, arrays = _paths(method, seed, out)
     if result.reconstruction is not None:
-        part = pictures.with_name(pictures.name + ".part")
+        part = arrays.with_name(arrays.name + ".part")
         with part.open("wb") as file:
             np.savez_compressed(file, **{k: v.numpy() for k, v in result.reconstruction._asdict().items()})
-        part.replace(pictures)
+        part.replace(arrays)
     # The numbers come last: they are what says that the run is finished.
-    content = {"settings": _settings(recipe, method), "result": _plain(result), **describe_environment()}
+    content = {"settings": _settings(recipe, method), "result": result.numbers(), **describe_environment()}
     _write(numbers, json.dumps(content, indent=1))
 
 
 def _load(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | None:
-    numbers, pictures = _paths(method, seed, out)
+    numbers, arrays = _paths(method, seed, out)
     if not numbers.exists():
         return None
     content = json.loads(numbers.read_text())
@@ -256,14 +124,10 @@ def _load(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | None
             f"or remove that folder"
         )
     result = RunResult(**content["result"])
-    if pictures.exists():
-        with np.load(pictures) as arrays:
-            result.reconstruction = Reconstruction(*(torch.from_numpy(arrays[k]) for k in Reconstruction._fields))
+    if arrays.exists():
+        with np.load(arrays) as loaded:
+            result.reconstruction = Reconstruction(*(torch.from_numpy(loaded[k]) for k in Reconstruction._fields))
     return result
-
-
-def _plain(result: RunResult) -> dict[str, Any]:
-    return {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "reconstruction"}
 
 
 def _write(path: Path, text: str) -> None:

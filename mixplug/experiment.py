@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +26,10 @@ from mixplug.data.datasets import DataSplit, load_dataset
 from mixplug.objectives import MAE, Reconstruction
 from mixplug.phases import Phase, PhasePlan
 from mixplug.recipes import Recipe
+from mixplug.results import RunResult
 from mixplug.schedulers import PhaseScheduler
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass
-class RunResult:
-    """What one run measured.
-
-    Attributes:
-        accuracy: Share of correct test images after training, in [0, 1].
-        seconds: Training wall-clock time, evaluation excluded.
-        lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
-        unit: 'ep' or 'ba'.
-        mask: Where the objective masks, None without one.
-        rho: Mix ratio, None for a method without phases.
-        history: Losses (means since the point before) and accuracy over the run: each a list of [time, value]
-            with time in ``unit``.
-        reconstruction: Pictures of the finished model, None without an MAE.
-    """
-
-    accuracy: float
-    seconds: float
-    lengths: dict[str, int]
-    unit: str
-    mask: str | None
-    rho: float | None
-    history: dict[str, list[list[float]]]
-    reconstruction: Reconstruction | None = field(default=None, repr=False)
 
 
 class Experiment:

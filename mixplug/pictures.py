@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from mixplug.objectives import Reconstruction
 from mixplug.phases import Phase
-
-if TYPE_CHECKING:
-    from mixplug.compare import Comparison
-    from mixplug.experiment import RunResult
+from mixplug.results import Comparison, RunResult
 
 _COLOURS = ("#4d4d4d", "#1f77b4", "#17a2c4", "#d1701f", "#e8a33d", "#2e8b57", "#8e5ea2", "#c44e52")
 _SHADES = {Phase.SSL: "#dbe9f6", Phase.MIX: "#e6ddf0", Phase.SL: "#fdebd3"}

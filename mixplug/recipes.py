@@ -121,6 +121,10 @@ class Recipe:
         if not self.methods:
             raise RecipeError("methods: the recipe names no method; give at least one, such as sl: {label: SL}")
 
+    def all_seeds(self) -> list[int]:
+        """The seeds that each method is run with."""
+        return list(range(self.first_seed, self.first_seed + self.seeds))
+
 
 def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 from mixplug import pictures
 from mixplug.environment import describe_environment
-from mixplug.experiment import Experiment, Progress, RunResult
+from mixplug.experiment import Experiment, Progress
 from mixplug.recipes import Recipe, to_plain
+from mixplug.results import RunResult
 
 
 def train(recipe: Recipe, method: str, seed: int, out: Path, progress: Progress | None = None) -> RunResult:
@@ -28,8 +28,7 @@ def train(recipe: Recipe, method: str, seed: int, out: Path, progress: Progress 
     out.mkdir(parents=True, exist_ok=True)
     result = Experiment(recipe, method, seed, progress, save_folder=out).run()
     label = recipe.methods[method].label
-    numbers = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "reconstruction"}
-    content = {"method": method, "seed": seed, **numbers, "recipe": to_plain(recipe), **describe_environment()}
+    content = {"method": method, "seed": seed, **result.numbers(), "recipe": to_plain(recipe), **describe_environment()}
     (out / "history.json").write_text(json.dumps(content, indent=1))
     pictures.curves({label: [result]}).savefig(out / "curves.png")
     if result.reconstruction is not None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixplug.compare import Spread, compare, markdown_table
+from mixplug.compare import compare
 from mixplug.recipes import RecipeError, load_recipe
+from mixplug.results import Spread, markdown_table
 from mixplug.train import train
 
 TINY = Path(__file__).parent / "tiny.yaml"
