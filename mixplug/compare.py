@@ -115,15 +115,18 @@ def _load(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | None
     numbers, arrays = _paths(method, seed, out)
     if not numbers.exists():
         return None
-    content = json.loads(numbers.read_text())
+    try:
+        content = json.loads(numbers.read_text())
+        settings, result = content["settings"], RunResult(**content["result"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{numbers} is not a finished run that this version can read ({error}); remove it") from error
     wanted = json.loads(json.dumps(_settings(recipe, method)))
-    if content["settings"] != wanted:
-        different = sorted(k for k in wanted | content["settings"] if wanted.get(k) != content["settings"].get(k))
+    if settings != wanted:
+        different = sorted(k for k in wanted | settings if wanted.get(k) != settings.get(k))
         raise RecipeError(
             f"{out} holds a run of {method!r} with other settings: {', '.join(different)} differ; choose another --out "
             f"or remove that folder"
         )
-    result = RunResult(**content["result"])
     if arrays.exists():
         with np.load(arrays) as loaded:
             result.reconstruction = Reconstruction(*(torch.from_numpy(loaded[k]) for k in Reconstruction._fields))

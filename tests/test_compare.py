@@ -115,6 +115,14 @@ def test_other_settings_in_the_same_folder_are_refused(finished):
         compare(load_recipe(TINY, ["data.fraction=0.1"]), out)
 
 
+def test_a_file_that_is_no_result_is_named(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for text in ("half writ", "[]", '{"settings": {}, "result": {"accuracy": 1}}'):
+        (tmp_path / "runs" / "sl-seed0.json").write_text(text)
+        with pytest.raises(RecipeError, match=r"sl-seed0.json is not a finished run .* remove it"):
+            compare(load_recipe(TINY), tmp_path)
+
+
 def test_a_broken_method_stops_it_before_any_training(tmp_path):
     recipe = load_recipe(TINY, ["methods.mix.algorithms.0.MixTraining.rho=2"])
     lines: list[str] = []

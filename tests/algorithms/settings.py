@@ -23,11 +23,11 @@ RUN = 6
 """Epochs of a run: 2 of each phase at rho = 0.5."""
 
 
-def ssl_loader(count: int = 22, batch_size: int = 5, **options: Any) -> DataLoader:
+def ssl_loader(count: int = 22, batch_size: int = 5, dtype: torch.dtype = torch.float32, **options: Any) -> DataLoader:
     """Unlabelled batches of another number and size than the labelled ones, a tensor each."""
     generator = torch.Generator().manual_seed(0)
     return DataLoader(
-        images(count, seed=30),  # type: ignore[arg-type]
+        images(count, seed=30, dtype=dtype),  # type: ignore[arg-type]
         batch_size=batch_size,
         shuffle=True,
         generator=generator,

@@ -1,0 +1,171 @@
+"""MixTraining beside Composer's own algorithms, before and after it in the list, with equal and other SSL data."""
+
+from __future__ import annotations
+
+import math
+
+import composer.algorithms as ca
+import pytest
+import torch
+import torch.nn.functional as F
+from algorithms.settings import classifier, logged, ssl_loader, trainer
+from composer.core import Algorithm, Event
+from conftest import images, labels, loader
+
+from mixplug import MAE, JointLoss, MixTraining, Phase
+
+STACKED = {
+    "MixUp": lambda: ca.MixUp(),
+    "MixUp, loss": lambda: ca.MixUp(interpolate_loss=True),
+    "CutMix": lambda: ca.CutMix(),
+    "CutMix, loss": lambda: ca.CutMix(interpolate_loss=True),
+    "LabelSmoothing": lambda: ca.LabelSmoothing(0.1),
+    "SelectiveBackprop": lambda: ca.SelectiveBackprop(start=0.1, end=0.9, keep=0.5, interrupt=0),
+    "EMA": lambda: ca.EMA(half_life="2ba"),
+    "SAM": lambda: ca.SAM(interval=1),
+    "SWA": lambda: ca.SWA(swa_start="0.5dur", swa_end="0.9dur", update_interval="1ba"),
+    "GradientClipping": lambda: ca.GradientClipping("norm", 0.5),
+    "LayerFreezing": lambda: ca.LayerFreezing(freeze_start=0.5),
+    "ChannelsLast": lambda: ca.ChannelsLast(),
+    "LowPrecisionLayerNorm": lambda: ca.LowPrecisionLayerNorm(),
+    "WeightStandardization": lambda: ca.WeightStandardization(),
+    "CutOut": lambda: ca.CutOut(),
+    "ProgressiveResizing, resize": lambda: ca.ProgressiveResizing("resize", 0.5, 0.3, 0.2, 2),
+    "ProgressiveResizing, crop": lambda: ca.ProgressiveResizing("crop", 0.5, 0.3, 0.2, 2),
+}
+
+
+@pytest.mark.parametrize("data", ["equal", "other"])
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("name", STACKED)
+def test_it_runs_through_all_phases_and_evaluates(name, place, data):
+    mixing = MixTraining(objective=MAE(mask="input"), ssl_dataloader=ssl_loader() if data == "other" else None)
+    other = STACKED[name]()
+    model = classifier(dynamic_img_size=True)
+    made = trainer(model, [mixing, other] if place == "after" else [other, mixing], eval_dataloader=loader())
+    made.fit()
+    assert {int(p) for p in logged(made, "mixtraining/phase")} == {0, 1, 2}
+    assert all(math.isfinite(total) for total in logged(made, "loss/train/total"))
+    assert 0 <= made.state.eval_metric_values["MulticlassAccuracy"] <= 1
+
+
+class Spy(Algorithm):
+    """Keeps what the model was given and gave, and the terms of the loss, of each step; to be listed last."""
+
+    def __init__(self):
+        self.steps = []
+
+    def match(self, event, state):
+        return event in (Event.BEFORE_LOSS, Event.AFTER_BACKWARD)
+
+    def apply(self, event, state, logger):
+        if event is Event.BEFORE_LOSS:
+            self.steps.append({"outputs": state.outputs.detach().clone()})
+        else:
+            self.steps[-1] |= {name: value.detach().clone() for name, value in state.loss.items()}
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("kind", [ca.MixUp, ca.CutMix])
+@pytest.mark.parametrize("interpolate_loss", [False, True])
+def test_the_supervised_part_is_the_interpolated_loss_times_its_weight(kind, interpolate_loss, place):
+    """By hand, in float64: l_sl = (1 - m) CE(y) + m CE(permuted y), total = alpha l_ssl + (1 - alpha) l_sl."""
+    alpha, spy = 0.3, Spy()
+    other, mixing = kind(interpolate_loss=interpolate_loss), MixTraining(1, alpha)
+    made = trainer(
+        classifier().double(),
+        [*([mixing, other] if place == "after" else [other, mixing]), spy],
+        max_duration="1ba",
+        train_dataloader=loader(8, dtype=torch.float64),
+    )
+    made.fit()
+    (step,) = spy.steps
+    permuted = labels(8)[other.indices] if kind is ca.MixUp else labels(8)[other._indices]
+    share = other.mixing if kind is ca.MixUp else 1 - other._adjusted_lambda
+    by_hand = (1 - share) * F.cross_entropy(step["outputs"], labels(8)) + share * F.cross_entropy(
+        step["outputs"], permuted
+    )
+    # Composer's MixUp mixes one-hot labels in float32.
+    close = 1e-7 if kind is ca.MixUp and not interpolate_loss else 1e-10
+    torch.testing.assert_close(step["sl"], by_hand, rtol=0, atol=close)
+    torch.testing.assert_close(step["total"], alpha * step["ssl"] + (1 - alpha) * by_hand, rtol=0, atol=close)
+
+
+def test_the_reconstruction_target_is_what_the_encoder_saw():
+    """After MixUp has mixed the batch, the images to reconstruct are the mixed ones."""
+    mixing, other = MixTraining(1, 1.0), ca.MixUp(alpha=1.0)
+    targets = []
+    made = trainer(classifier(), [mixing, other], max_duration="1ba")
+    objective = made.state.model.ssl_objective
+    objective.register_forward_pre_hook(lambda module, args: targets.append(args[0].images.clone()))
+    made.fit()
+    batch = images(20)[:8]
+    expected = (1 - other.mixing) * batch + other.mixing * batch[other.indices]
+    torch.testing.assert_close(targets[0], expected)
+
+
+def test_selective_backprop_scores_with_the_users_model():
+    """Its scoring pass must see all tokens and leave no trace."""
+    tokens = []
+    model = classifier()
+    model.module.blocks[0].register_forward_pre_hook(
+        lambda module, args: tokens.append((module.training, args[0].shape[1]))
+    )
+    prune = ca.SelectiveBackprop(start=0.0, end=1.0, keep=0.5, interrupt=0)
+    made = trainer(model, [MixTraining(1, objective=MAE(mask="input")), prune], max_duration="1ep")
+    made.fit()
+    assert {count for _, count in tokens} == {17, 5}
+    assert [count for _, count in tokens].count(17) == [count for _, count in tokens].count(5)
+
+
+def test_the_averaged_model_evaluates_without_the_objective():
+    ema = ca.EMA(half_life="1ba")
+    made = trainer(algorithms=[MixTraining(), ema], eval_dataloader=loader())
+    made.fit()
+    assert ema.ema_model is not None
+    assert math.isfinite(made.state.eval_metric_values["CrossEntropy"])
+
+
+def test_joint_loss_needs_terms():
+    with pytest.raises(ValueError, match="found no 'ssl' and 'sl' in the loss"):
+        trainer(algorithms=[JointLoss()]).fit()
+
+
+def test_joint_loss_weighs_the_terms_of_a_models_own_loss():
+    class TwoTerms(type(classifier())):
+        def loss(self, outputs, batch):
+            return {"ssl": outputs.square().mean(), "sl": F.cross_entropy(outputs, batch[1])}
+
+    model = classifier()
+    model.__class__ = TwoTerms
+    made = trainer(model, [JointLoss(0.25)], max_duration="1ep")
+    made.fit()
+    for total, ssl, sl in zip(*(logged(made, f"loss/train/{n}") for n in ("total", "ssl", "sl")), strict=True):
+        assert total == pytest.approx(0.25 * ssl + 0.75 * sl, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_microbatches_change_nothing(size):
+    """Masks are drawn for each microbatch, so they are fixed here; partners are mixed for the whole batch."""
+
+    class FirstVisible(MAE):
+        def request(self, phase: Phase, progress: float = 0.0):
+            request = super().request(phase, progress)
+            request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
+            return request
+
+    results = []
+    for microbatch in (size, 8):
+        model = classifier().double()
+        algorithm = MixTraining(objective=FirstVisible("input"), ssl_dataloader=ssl_loader(dtype=torch.float64))
+        made = trainer(
+            model,
+            [algorithm],
+            device_train_microbatch_size=microbatch,
+            train_dataloader=loader(16, dtype=torch.float64),
+            optimizer=torch.optim.SGD,
+        )
+        made.fit()
+        results.append(dict(model.named_parameters()))
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=0, atol=1e-10)
