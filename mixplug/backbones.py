@@ -42,6 +42,9 @@ class PassRequest:
     view: Callable[[Tensor], Tensor] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.phase = Phase(self.phase)
+
 
 @dataclass
 class BackbonePass:
@@ -98,7 +101,9 @@ class ViTBackbone:
         _check_vit(vit)
         self.vit = vit
         self.embed_dim: int = vit.embed_dim
-        self.num_heads: int = vit.blocks[0].attn.num_heads
+        # timm's parallel blocks hold several attentions, or are one.
+        heads = (getattr(module, "num_heads", None) for module in vit.blocks.modules())
+        self.num_heads: int = next(count for count in heads if count is not None)
         self.num_prefix_tokens: int = vit.num_prefix_tokens
         self.patch_size: tuple[int, int] = tuple(vit.patch_embed.patch_size)
         self.in_chans: int = vit.patch_embed.proj.in_channels
@@ -273,6 +278,8 @@ def _check_vit(vit: nn.Module) -> None:
             f"the transformer's patch embedding is a {type(embed).__name__}; only timm's plain PatchEmbed keeps one "
             f"token for each patch of pixels"
         )
+    if not len(vit.blocks):
+        raise ValueError("the transformer has no blocks; build it with depth of at least 1")
     if isinstance(vit.patch_drop, PatchDropout):
         raise ValueError(
             "the transformer drops patches by itself (patch_drop_rate > 0), which hides the patches its tokens stand "

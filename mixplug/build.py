@@ -132,4 +132,9 @@ def _call(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
     ]
     if missing:
         raise TypeError(f"{where} needs the argument(s) {missing}")
-    return target(**arguments)
+    try:
+        return target(**arguments)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{where}: {error}") from error
+    except Exception as error:  # whatever else Composer's and torch's own checks raise
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error

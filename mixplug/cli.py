@@ -15,12 +15,13 @@ import mixplug
 if TYPE_CHECKING:
     from rich.console import Console
 
+FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line and return its exit code: 0, 2 for bad input, 1 for a failure, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     # Composer says so of every last, smaller batch, which is as it should be.
     warnings.filterwarnings("ignore", message="Cannot split tensor of length")
@@ -32,8 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         if options.traceback:
             raise
-        print(f"mixplug: {error}", file=sys.stderr)
+        print(f"mixplug: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except Exception as error:
+        if options.traceback:
+            raise
+        kind = type(error).__name__
+        print(f"mixplug: {kind}: {' '.join(str(error).split())} (--traceback shows where)", file=sys.stderr)
+        return FAILED
     return 0
 
 
@@ -71,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings to change, such as data.fraction=0.5"
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings to change, such as data.fraction=0.5"
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/RECIPE)")
 
@@ -154,7 +161,7 @@ def _load(options: argparse.Namespace) -> Any:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @contextmanager
@@ -165,7 +172,7 @@ def _progress_bar(console: Console) -> Iterator[Any]:
     columns = (
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

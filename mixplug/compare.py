@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -128,8 +129,11 @@ def _load(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | None
             f"or remove that folder"
         )
     if arrays.exists():
-        with np.load(arrays) as loaded:
-            result.reconstruction = Reconstruction(*(torch.from_numpy(loaded[k]) for k in Reconstruction._fields))
+        try:
+            with np.load(arrays) as loaded:
+                result.reconstruction = Reconstruction(*(torch.from_numpy(loaded[k]) for k in Reconstruction._fields))
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+            raise RecipeError(f"{arrays} holds no pictures that this version can read; remove {numbers}") from error
     return result
 
 

@@ -17,7 +17,7 @@ from composer.utils import dist
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
-from mixplug.algorithms import MixTraining, PhaseSwitch
+from mixplug.algorithms import FusedBackbonePass, MixTraining, PhaseSwitch
 from mixplug.algorithms.base import PhasedAlgorithm
 from mixplug.backbones import backbone_of
 from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedulers_by_name, take_apart
@@ -56,6 +56,8 @@ class Experiment:
         save_folder: Path | None = None,
     ) -> None:
         check_choice("method", method, recipe.methods)
+        check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
+        _check_interval(recipe.eval_interval)
         self.recipe = recipe
         self.data = load_dataset(recipe.data.dataset, recipe.data.fraction, seed)
         torch.manual_seed(seed)
@@ -98,7 +100,9 @@ class Experiment:
         switch = _switch_of(self.algorithms)
         unit = self.max_duration.unit.value
         if self.plan is None:
-            lengths = {Phase.SL.value: int(self.max_duration.value)}
+            # A pass for both heads without phases is one long MIX phase.
+            fused = any(isinstance(part, FusedBackbonePass) for part in _parts_of(self.algorithms))
+            lengths = {(Phase.MIX if fused else Phase.SL).value: int(self.max_duration.value)}
         else:
             lengths = {span.phase.value: span.length for span in self.plan.phases}
         objective = getattr(self.model, "ssl_objective", None)
@@ -116,7 +120,8 @@ class Experiment:
     def _reconstruct(self, objective: Any) -> Reconstruction | None:
         if not isinstance(objective, MAE) or not self.recipe.pictures:
             return None
-        images = torch.stack([self.data.test[i][0] for i in range(self.recipe.pictures)])
+        count = min(self.recipe.pictures, len(self.data.test))  # type: ignore[arg-type]
+        images = torch.stack([self.data.test[i][0] for i in range(count)])
         device = next(self.model.parameters()).device
         self.model.eval()
         # The same hidden patches for every method: Fig. 4 of Li et al. compares reconstructions.
@@ -126,11 +131,25 @@ class Experiment:
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
 
 
+def _check_interval(interval: str) -> None:
+    try:
+        time = Time.from_timestring(interval)
+    except ValueError as error:
+        raise ValueError(f"eval_interval must be like '10ep', '100ba' or '0.1dur', got {interval!r}") from error
+    if not time.value > 0:
+        raise ValueError(
+            f"eval_interval must be above 0, such as '10ep', '100ba' or '1dur' (the end); got {interval!r}"
+        )
+
+
 def _make_model(recipe: Recipe, data: DataSplit) -> torch.nn.Module:
+    for name in ("in_chans", "num_classes"):
+        if name in recipe.model.args:
+            raise ValueError(f"model.args.{name} comes from the data; leave it out")
     try:
         arguments = {"in_chans": data.shape[0], "num_classes": data.classes, **recipe.model.args}
         model = timm.create_model(recipe.model.name, **arguments)
-    except (TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+    except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if size is not None and tuple(size) != data.shape[1:] and not getattr(model, "dynamic_img_size", False):
@@ -172,15 +191,18 @@ def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[Phase
         switch = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration)  # checks both
         assert switch.sl_duration is not None
         return None, switch.sl_duration
-    assert switch.ssl_duration is not None
-    assert switch.sl_duration is not None
+    if switch.ssl_duration is None or switch.sl_duration is None:
+        raise ValueError("ssl_duration and sl_duration must not be null: leave them out for the recipe's own")
     plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
     return plan, Time(plan.total, switch.ssl_duration.unit)
 
 
 def _switch_of(algorithms: Sequence[Algorithm]) -> PhaseSwitch | None:
-    parts = (part for a in algorithms if isinstance(a, PhasedAlgorithm) for part in a.parts)
-    return next((part for part in parts if isinstance(part, PhaseSwitch)), None)
+    return next((part for part in _parts_of(algorithms) if isinstance(part, PhaseSwitch)), None)
+
+
+def _parts_of(algorithms: Sequence[Algorithm]) -> list[PhasedAlgorithm]:
+    return [part for a in algorithms if isinstance(a, PhasedAlgorithm) for part in a.parts]
 
 
 def _loader(dataset: Any, batch_size: int, workers: int, seed: int, shuffle: bool = False) -> DataLoader:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mixplug.phases import Phase
-from mixplug.ramps import Schedule, value_at
+from mixplug.ramps import Schedule, check_schedule, value_at
 
 
 class LossWeights(NamedTuple):
@@ -24,7 +24,13 @@ def phase_weights(phase: Phase, alpha: Schedule, progress: float = 0.0) -> LossW
         phase: The phase.
         alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a ramp over the phase.
         progress: Progress of the phase in [0, 1], for a ramp.
+
+    Raises:
+        TypeError: ``alpha`` is neither a number nor a Ramp.
+        ValueError: ``alpha`` leaves [0, 1], or there is no such phase.
     """
+    check_schedule("alpha", alpha, 0, 1)
+    phase = Phase(phase)
     if phase is Phase.SSL:
         return LossWeights(1.0, 0.0)
     if phase is Phase.SL:
@@ -45,7 +51,7 @@ def joint_loss(ssl: Tensor | None, sl: Tensor | None, weights: LossWeights) -> T
         ValueError: a term that has a weight is None, or no term has a weight.
     """
     total: Tensor | None = None
-    for name, loss, weight in (("ssl", ssl, weights.ssl), ("sl", sl, weights.sl)):
+    for name, loss, weight in zip(("ssl", "sl"), (ssl, sl), weights, strict=True):
         if weight == 0:
             continue
         if loss is None:

@@ -24,6 +24,10 @@ class Phase(str, Enum):
     MIX = "mix"
     SL = "sl"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Phase:
+        raise ValueError(f"a phase must be one of {[phase.value for phase in cls]}, got {value!r}")
+
     def __str__(self) -> str:
         return self.value
 
@@ -91,7 +95,7 @@ class PhasePlan:
 
     def length(self, phase: Phase) -> int:
         """Units that ``phase`` lasts, 0 if the plan has none of it."""
-        return sum(span.length for span in self.phases if span.phase is phase)
+        return sum(span.length for span in self.phases if span.phase is Phase(phase))
 
     def span_at(self, t: float) -> PhaseSpan:
         """The stretch that holds time ``t`` (whole or fractional units) of ``[0, total)``.

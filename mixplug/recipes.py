@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from mixplug.checks import check_int, did_you_mean
 
@@ -57,12 +58,12 @@ class MethodConfig:
     """One of the ways to train that a comparison compares.
 
     Attributes:
-        label: Its name in tables and pictures.
+        label: Its name in tables and pictures; empty for its key.
         algorithms: Algorithms by name, beside the recipe's own. MixTraining and PhaseSwitch get the recipe's
             durations; a method without either trains for ``sl_duration``.
     """
 
-    label: str = "???"
+    label: str = ""
     algorithms: list[Any] = field(default_factory=list)
 
 
@@ -118,8 +119,24 @@ class Recipe:
             ("pictures", self.pictures),
         ):
             check_int(name, value, 0)
+        if self.first_seed + self.seeds > 2**32:
+            raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
         if not self.methods:
             raise RecipeError("methods: the recipe names no method; give at least one, such as sl: {label: SL}")
+        for key, method in self.methods.items():
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", key):
+                raise RecipeError(
+                    f"methods: the key {key!r} names files, so it must be letters, digits, '_', '-' or '.'; give the "
+                    f"method's name for people as its label"
+                )
+            if not method.label:
+                method.label = key
+        labels = [method.label for method in self.methods.values()]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise RecipeError(
+                    f"methods: the label {label!r} is used {labels.count(label)} times; give each its own"
+                )
 
     def all_seeds(self) -> list[int]:
         """The seeds that each method is run with."""
@@ -146,7 +163,7 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         for override in overrides:
             _override(raw, override)
         given = typing.cast(dict[str, Any], OmegaConf.to_container(raw, resolve=True))
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {_first_line(error)}") from error
     _refuse_unknown_keys(given, Recipe, "")
     try:
@@ -201,8 +218,11 @@ def _override(raw: DictConfig, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {override!r}")
-    parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
-    OmegaConf.update(raw, key, parsed, merge=False, force_add=True)
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
+        OmegaConf.update(raw, key, parsed, merge=False, force_add=True)
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
+        raise RecipeError(f"the override {override!r} cannot be applied: {_first_line(error)}") from error
 
 
 def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
@@ -214,14 +234,19 @@ def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
         path = f"{where}.{key}" if where else str(key)
         if key not in types:
             raise RecipeError(f"unknown key {path!r}{did_you_mean(key, types)}; valid here: {sorted(types)}")
+        container = typing.get_origin(types[key]) or types[key]
+        if container is list and not isinstance(value, list):
+            raise RecipeError(f"{path} must be a list, got {value!r}")
+        if container is dict and not isinstance(value, Mapping):
+            raise RecipeError(f"{path} must map names to settings, got {value!r}")
         if dataclasses.is_dataclass(types[key]):
             _refuse_unknown_keys(value, types[key], path)
         elif typing.get_origin(types[key]) is dict and dataclasses.is_dataclass(typing.get_args(types[key])[1]):
-            if not isinstance(value, Mapping):
-                raise RecipeError(f"{path} must map names to settings, got {value!r}")
             for name, item in value.items():
                 _refuse_unknown_keys(item, typing.get_args(types[key])[1], f"{path}.{name}")
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
     return str(error).strip().splitlines()[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 from composer.core import State, Time, Timestamp, TimeUnit
 from composer.optim import ComposerScheduler, CosineAnnealingScheduler
+from torch import nn
 
 from mixplug.algorithms.base import find
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
@@ -56,8 +57,11 @@ class PhaseScheduler(ComposerScheduler):
             (Phase.MIX, mix, mix_factor),
             (Phase.SL, sl, sl_factor),
         ):
-            if scheduler is not None and not callable(scheduler):
-                raise TypeError(f"{phase} must be a Composer scheduler or None, got {scheduler!r}")
+            known = callable(scheduler) and not isinstance(scheduler, (type, nn.Module))
+            if scheduler is not None and not known:
+                raise TypeError(
+                    f"{phase} must be a Composer scheduler (an object, not a class) or None, got {scheduler!r}"
+                )
             self.schedulers[phase] = scheduler or CosineAnnealingScheduler()
             self.factors[phase] = check_real(f"{phase}_factor", factor, 0, float("inf"), low_open=True, high_open=True)
 
@@ -115,8 +119,8 @@ class _PhaseState:
             batch_in_epoch=now.batch_in_epoch.value,
         )
         self.max_duration = Time(span.length, state.max_duration.unit)
-        length = self._epoch_length(span.phase)
-        self.dataloader_len = None if length is None else Time(length, TimeUnit.BATCH)
+        if state.max_duration.unit == TimeUnit.EPOCH:
+            self.dataloader_len = Time(self._known_epoch_length(span.phase), TimeUnit.BATCH)
 
     def _start_of(self, span: PhaseSpan) -> Timestamp:
         assert self._state.max_duration is not None
@@ -127,19 +131,19 @@ class _PhaseState:
         batches = 0
         for earlier in switch.plan(self._state).phases:
             if earlier.stop <= span.start:
-                length = self._epoch_length(earlier.phase)
-                if length is None:
-                    raise ValueError(
-                        f"PhaseScheduler cannot tell when the {span.phase} phase begins: the data of the "
-                        f"{earlier.phase} phase has no length; give its loader a __len__ or plan in batches ('ba')"
-                    )
-                batches += earlier.length * length
+                batches += earlier.length * self._known_epoch_length(earlier.phase)
         return Timestamp(epoch=span.start, batch=batches)
 
-    def _epoch_length(self, phase: Phase) -> int | None:
+    def _known_epoch_length(self, phase: Phase) -> int:
+        length = None if self._state.dataloader_len is None else self._state.dataloader_len.value
         if self._data is not None:
-            return self._data.epoch_length(self._state, phase)
-        return None if self._state.dataloader_len is None else self._state.dataloader_len.value
+            length = self._data.epoch_length(self._state, phase)
+        if length is None:
+            raise ValueError(
+                f"PhaseScheduler needs the length of an epoch, but the data of the {phase} phase has none; give its "
+                f"loader a __len__, or plan in batches ('ba')"
+            )
+        return length
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._state, name)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import images, tiny_vit
 from timm.models import create_model
+from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock
 from torch import nn
 
 from mixplug import PassRequest, Phase, ViTBackbone, backbone_of
@@ -29,6 +30,8 @@ VARIANTS = {
     "layer scale": {"init_values": 1e-2},
     "oblong patches": {"img_size": (8, 12), "patch_size": (2, 4)},
     "5 channels": {"in_chans": 5},
+    "parallel blocks": {"block_fn": ParallelThingsBlock},
+    "parallel scaling blocks": {"block_fn": ParallelScalingBlock},
 }
 
 
@@ -193,6 +196,7 @@ def test_finding_the_transformer_in_a_model():
         ({"patch_drop_rate": 0.5}, ValueError, "patch_drop_rate=0"),
         ({"dynamic_img_size": True, "dynamic_img_pad": True}, ValueError, "dynamic_img_pad"),
         ({"img_size": 9}, ValueError, "do not divide"),
+        ({"depth": 0}, ValueError, "no blocks"),
     ],
 )
 def test_what_cannot_work_says_so_at_construction(changes, error, message):

@@ -79,6 +79,22 @@ def test_bad_usage_is_exit_code_2_too(arguments, capsys):
     assert caught.value.code == 2
 
 
+def test_text_in_brackets_is_text(capsys, tmp_path):
+    arguments = ["seeds=1", "description='[/x] y'", "methods.mix.label='[/red] x'", "--out", str(tmp_path)]
+    assert main(["compare", TINY, *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "[/x] y" in printed
+    assert "[/red] x" in printed
+
+
+def test_what_fails_while_training_is_one_line_and_exit_code_1(capsys, tmp_path):
+    fails = ["algorithms=[GyroDropout]", "seeds=1"]
+    assert main(["train", TINY, *fails, "--method", "sl", "--out", str(tmp_path)]) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert "--traceback shows where" in errors[-1]
+    assert not any("Traceback" in line for line in errors)
+
+
 def test_a_traceback_on_request():
     with pytest.raises(FileNotFoundError):
         main(["compare", "nowhere.yaml", "--traceback"])

@@ -123,6 +123,15 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
             compare(load_recipe(TINY), tmp_path)
 
 
+def test_pictures_that_cannot_be_read_are_named(finished, tmp_path):
+    _, out, *_ = finished
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mix-seed0.json").write_bytes((out / "runs" / "mix-seed0.json").read_bytes())
+    (tmp_path / "runs" / "mix-seed0.npz").write_bytes(b"")
+    with pytest.raises(RecipeError, match=r"remove .*mix-seed0.json"):
+        compare(load_recipe(TINY), tmp_path)
+
+
 def test_a_broken_method_stops_it_before_any_training(tmp_path):
     recipe = load_recipe(TINY, ["methods.mix.algorithms.0.MixTraining.rho=2"])
     lines: list[str] = []

@@ -13,6 +13,19 @@ def test_weights_by_phase():
     assert phase_weights(Phase.MIX, Ramp(1.0, 0.0), 0.25) == (0.75, 0.25)
 
 
+def test_phases_by_name():
+    assert phase_weights("ssl", 0.3) == (1, 0)
+    assert phase_weights("sl", 0.3) == (0, 1)
+    with pytest.raises(ValueError, match=r"must be one of \['ssl', 'mix', 'sl'\], got 'foo'"):
+        phase_weights("foo", 0.3)
+
+
+@pytest.mark.parametrize(("alpha", "error"), [(1.5, ValueError), (-0.1, ValueError), ("0.5", TypeError)])
+def test_a_bad_alpha(alpha, error):
+    with pytest.raises(error, match="alpha"):
+        phase_weights(Phase.MIX, alpha)
+
+
 def test_it_is_equation_3():
     ssl, sl = torch.tensor(3.0, dtype=torch.float64), torch.tensor(5.0, dtype=torch.float64)
     assert joint_loss(ssl, sl, LossWeights(0.25, 0.75)) == 0.25 * 3 + 0.75 * 5

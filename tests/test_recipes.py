@@ -68,7 +68,14 @@ def test_overrides(override, path, value):
         ("data: 3", "data must map keys to values"),
         ("methods: [sl]", "methods must map names to settings"),
         ("- a list", "must map keys to values"),
-        ("a: [b", "recipe.yaml: "),
+        ("a: [b", "recipe.yaml: line 2"),
+        ("seeds: 1\n\tdata: 2", "recipe.yaml: line 2"),
+        ("seeds: 1\nseeds: 2\n", "line 2: found duplicate key"),
+        ("algorithms: {MixTraining: {}}", "algorithms must be a list"),
+        ("model: {args: [1]}", "model.args must map names to settings"),
+        ("methods: {/tmp/x: {label: X}}", "the key '/tmp/x' names files"),
+        ("methods: {../x: {label: X}}", "the key '../x' names files"),
+        ("methods: {a: {label: X}, b: {label: X}}", "the label 'X' is used 2 times"),
         ("model: ${nothing}", "nothing"),
         ("seeds: 3", "names no method"),
     ],
@@ -89,7 +96,13 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
         ("seeds=0", "seeds must be a whole number of at least 1"),
         ("data.batch_size=-1", "data.batch_size"),
         ("data.workers=-1", "data.workers"),
-        ("methods.mix.algorithms.7.MixTraining.rho=0", "tiny.yaml"),
+        ("first_seed=4294967296", "below 2**32"),
+        (
+            "methods.mix.algorithms.7.MixTraining.rho=0",
+            "MixTraining.rho=0' cannot be applied",
+        ),
+        ("algorithms.x=1", "algorithms must be a list"),
+        ("description=@x", "'description=@x' cannot be applied"),
     ],
 )
 def test_a_bad_override(override, message):
@@ -128,6 +141,27 @@ def test_a_missing_recipe():
         (["sl_duration=lots"], ValueError, "sl_duration must be like"),
         (["model.name=resnet18", "model.args={}"], TypeError, "no timm VisionTransformer"),
         (["precision=fp7"], ValueError, "fp7"),
+        (["device=tpu"], ValueError, "device must be one of"),
+        (["eval_interval=0ep"], ValueError, "eval_interval must be above 0"),
+        (["eval_interval=often"], ValueError, "eval_interval must be like"),
+        (["model.args.in_chans=3"], ValueError, "model.args.in_chans comes from the data"),
+        (["model.args.depth=0"], ValueError, "no blocks"),
+        (["optimizer={AdamW: {betas: [0.9]}}"], ValueError, "optimizer.AdamW: "),
+        (["optimizer={AdamW: {lr: x}}"], TypeError, "optimizer.AdamW: "),
+        (["algorithms=[{ColOut: {p_row: 2}}]"], ValueError, "algorithms.0.ColOut: p_row"),
+        (["algorithms=[{LabelSmoothing: {smoothings: 1}}]"], ValueError, "did you mean 'smoothing'"),
+        (
+            ["scheduler={PhaseScheduler: {mix: {MAE: {}}}}"],
+            TypeError,
+            "scheduler.PhaseScheduler: mix must be a Composer",
+        ),
+        (["methods.mix.algorithms.0.MixTraining.ssl_duration=null"], ValueError, "both ssl_duration and sl_duration"),
+        (
+            ["methods.mix.algorithms=[{MixTraining: {ssl_duration: null, sl_duration: null}}]"],
+            ValueError,
+            "must not be null",
+        ),
+        (["methods.mix.algorithms=[{MixTraining: {optimizer_overrides: [1]}}]"], TypeError, "must map phases"),
     ],
 )
 def test_what_only_building_can_find(overrides, error, message):
@@ -155,6 +189,24 @@ def test_ramps_and_objectives_by_name():
     (algorithm,) = Experiment(recipe, "mix", 0).algorithms
     assert "Ramp(start=1, stop=0)" in repr(algorithm)
     assert "mask='input'" in repr(algorithm)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml"):
+        load_recipe(path)
+
+
+def test_more_pictures_than_images():
+    recipe = load_recipe(TINY, ["pictures=100000", "ssl_duration=1ba", "sl_duration=1ba"])
+    result = Experiment(recipe, "ssl_sl", 0).run()
+    assert len(result.reconstruction.original) == 898
+
+
+def test_a_method_without_phases_that_trains_both_heads_is_one_mix_phase():
+    recipe = load_recipe(TINY, ["methods.mix.algorithms=[FusedBackbonePass]"])
+    assert Experiment(recipe, "mix", 0).run().lengths == {"mix": 2}
 
 
 def test_every_shipped_recipe_is_found():

@@ -6,8 +6,9 @@ import pytest
 from algorithms.settings import ssl_loader, trainer
 from composer.core import Callback
 from composer.optim import ConstantScheduler, CosineAnnealingWithWarmupScheduler, LinearScheduler, StepScheduler
+from conftest import images
 
-from mixplug import MixTraining, Phase, PhaseScheduler
+from mixplug import MAE, MixTraining, Phase, PhaseScheduler
 
 
 class Rates(Callback):
@@ -105,6 +106,15 @@ def test_it_needs_a_length():
         trainer(algorithms=[MixTraining()], schedulers=PhaseScheduler(), max_duration=None)
 
 
+def test_it_needs_the_length_of_an_epoch():
+    class Unsized:
+        def __iter__(self):
+            return iter([images(4, seed=30)])
+
+    with pytest.raises(ValueError, match="give its loader a __len__"):
+        trainer(algorithms=[MixTraining(ssl_dataloader=Unsized())], schedulers=PhaseScheduler()).fit()
+
+
 def test_a_schedule_in_other_units_is_refused():
     with pytest.raises(ValueError, match="epochs or batches, not 'sp'"):
         trainer(algorithms=[MixTraining()], schedulers=PhaseScheduler(ssl=StepScheduler("5sp")))
@@ -114,6 +124,8 @@ def test_a_schedule_in_other_units_is_refused():
     ("options", "error", "message"),
     [
         ({"ssl": "cosine"}, TypeError, "ssl must be a Composer scheduler"),
+        ({"mix": ConstantScheduler}, TypeError, "an object, not a class"),
+        ({"mix": MAE()}, TypeError, "mix must be a Composer scheduler"),
         ({"sl_factor": 0}, ValueError, "sl_factor"),
         ({"mix_factor": float("nan")}, ValueError, "mix_factor"),
         ({"ssl_factor": "1"}, TypeError, "ssl_factor"),

@@ -29,13 +29,15 @@ class PhasedAlgorithm(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Whether this algorithm handles ``event``."""
-        return event is Event.INIT or any(_handler(part, event) for part in self.parts)
+        return event in (Event.INIT, Event.FIT_START) or any(_handler(part, event) for part in self.parts)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Handle ``event``."""
         if event is Event.INIT:
             _refuse_duplicates(state)
             state.algorithms = sorted(state.algorithms, key=_rank)
+        if event is Event.FIT_START and state.dataloader_len is not None and state.dataloader_len.value == 0:
+            raise ValueError("the train_dataloader is empty: it has no batches; give it data or turn off drop_last")
         for part in self.parts:
             handler = _handler(part, event)
             if handler is not None:

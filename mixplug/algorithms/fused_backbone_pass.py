@@ -133,7 +133,7 @@ class FusedBackbonePass(PhasedAlgorithm):
                 sl = _keep_in_graph(sl, self._attached.parameters())
         undefined = torch.full_like(sl.detach(), float("nan"))
         data = find(state, MixupSSLData)
-        unlabelled = data is not None and data.ssl_dataloader is not None and position_of(state).phase is Phase.SSL
+        unlabelled = data is not None and data.active and position_of(state).phase is Phase.SSL
         state.loss = {
             **others,
             "ssl": undefined if ssl is None else ssl,

@@ -28,10 +28,10 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 
-from mixplug.algorithms.base import PhasedAlgorithm
-from mixplug.algorithms.phase_switch import position_of
+from mixplug.algorithms.base import PhasedAlgorithm, find
+from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
 from mixplug.checks import check_real
-from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, length_of
+from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, length_of, shape_of
 from mixplug.mixing import MixingFunction, mixup_ssl
 from mixplug.phases import Phase
 
@@ -40,8 +40,8 @@ class MixupSSLData(PhasedAlgorithm):
     """Feeds the SSL phase from other data and mixes it into the MIX phase.
 
     Args:
-        ssl_dataloader: Batches of images ``(B, C, H, W)`` alone or ``(images, anything)``, shuffled; None if the
-            SSL data is the labelled data.
+        ssl_dataloader: Batches of images ``(B, C, H, W)`` alone or ``(images, anything)``, shuffled; None, or the
+            train_dataloader itself, if the SSL data is the labelled data.
         mixing: ``(x_sl, x_ssl, lam) -> x_mix`` of one shape; see :class:`mixplug.MixingFunction`.
         lam: Share of the labelled image in [0, 1].
 
@@ -68,10 +68,21 @@ class MixupSSLData(PhasedAlgorithm):
         self._sl_length: Time | None = None
         self._subset: int = -1
         self._partners: PartnerStream | None = None
+        self._same_data = False
+
+    @property
+    def active(self) -> bool:
+        """Whether the SSL data is other than the labelled data."""
+        return self.ssl_dataloader is not None and not self._same_data
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Begin with a new Trainer."""
+        self._sl_dataloader = None
+        self._same_data = False
 
     def epoch_length(self, state: State, phase: Phase) -> int | None:
         """Batches of an epoch of ``phase``, None if its data has no length."""
-        if self.ssl_dataloader is None or self._sl_dataloader is None:
+        if not self.active or self._sl_dataloader is None:
             return None if state.dataloader_len is None else state.dataloader_len.value
         if phase is Phase.SSL:
             return _capped(length_of(self.ssl_dataloader), self._subset)
@@ -79,9 +90,14 @@ class MixupSSLData(PhasedAlgorithm):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Remember the labelled data; a run resumed in mid-epoch gets no EPOCH_START, so choose the data here."""
-        if self.ssl_dataloader is None:
+        if not self.active:
+            return
+        assert self.ssl_dataloader is not None
+        if state.dataloader is self.ssl_dataloader.loader:
+            self._same_data = True  # g(D_ssl, D_sl) = D_sl
             return
         if state.dataloader is not self.ssl_dataloader:
+            self._refuse_other_shapes(state)
             self._sl_dataloader, self._sl_label = state.dataloader, state.dataloader_label or "train"
             self._sl_length = state.dataloader_len
             full = length_of(state.dataloader)
@@ -92,8 +108,9 @@ class MixupSSLData(PhasedAlgorithm):
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """Choose the data that this epoch passes over."""
-        if self.ssl_dataloader is None:
+        if not self.active:
             return
+        assert self.ssl_dataloader is not None
         if position_of(state).phase is Phase.SSL:
             self.ssl_dataloader.begin(state.seed, state.timestamp.epoch.value)
             length = _capped(length_of(self.ssl_dataloader), self._subset)
@@ -106,8 +123,9 @@ class MixupSSLData(PhasedAlgorithm):
 
     def after_dataloader(self, state: State, logger: Logger) -> None:
         """Mix partners into the batch."""
-        if self.ssl_dataloader is None or position_of(state).phase is not Phase.MIX:
+        if not self.active or position_of(state).phase is not Phase.MIX:
             return
+        assert self.ssl_dataloader is not None
         images = state.batch_get_item(key=0)
         if not isinstance(images, Tensor):
             raise TypeError(f"MixupSSLData mixes batches of (images, labels), got images of {type(images).__name__}")
@@ -121,8 +139,21 @@ class MixupSSLData(PhasedAlgorithm):
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Give the labelled data back."""
-        if self.ssl_dataloader is not None and state.dataloader is not self._sl_dataloader:
+        if self.active and state.dataloader is not self._sl_dataloader:
             state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
+
+    def _refuse_other_shapes(self, state: State) -> None:
+        """Say so before the SSL phase, not after it, if the MIX phase could not mix the images."""
+        assert self.ssl_dataloader is not None
+        switch = find(state, PhaseSwitch)
+        if switch is not None and not switch.plan(state).e_mix:
+            return
+        shapes = shape_of(state.dataloader), shape_of(self.ssl_dataloader.loader)
+        if None not in shapes and shapes[0] != shapes[1]:
+            raise ValueError(
+                f"images to mix must have one shape: the SL images are {shapes[0]}, the SSL images {shapes[1]} "
+                f"(channels, height, width); resize one of the data sets"
+            )
 
     def _end_epoch_at_switch(self, state: State) -> None:
         """With phases in batches, end the pass over the SSL data where the phase ends."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adagrad, Optimizer
 
 
 def add_beside(optimizer: Optimizer, new: Iterable[nn.Parameter], beside: Iterable[nn.Parameter]) -> None:
@@ -34,32 +36,67 @@ def add_beside(optimizer: Optimizer, new: Iterable[nn.Parameter], beside: Iterab
             homes.get(kind, homes.get(not kind))["params"].append(parameter)  # type: ignore[index]
 
 
+def forget_state(optimizer: Optimizer) -> None:
+    """Give every parameter the state that it would have before its first step."""
+    _innermost(optimizer).state.clear()
+    create_missing_state(optimizer)
+
+
 def create_missing_state(optimizer: Optimizer) -> None:
-    """Give each trainable parameter that has none the state it would have before its first step.
+    """Give each trainable parameter that has none the state that it would have before its first step.
 
     A checkpoint saved while a phase leaves parameters untouched could otherwise not be loaded: torch creates
-    state for every parameter before it loads (and then misses theirs). The state comes from the optimizer
-    itself, out of a step with zero gradients; parameters, step counts and learning rates are put back.
+    state for every parameter before it loads (and then misses theirs).
     """
-    optimizer = getattr(optimizer, "base_optimizer", optimizer)  # composer's SAM wraps the one that steps
-    new = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad and not optimizer.state.get(p)]
-    if not new:
-        return
-    everything = [p for g in optimizer.param_groups for p in g["params"]]
-    gradients = [p.grad for p in everything]
-    rates = [group["lr"] for group in optimizer.param_groups]
-    values = [p.detach().clone() for p in new]
-    for parameter in everything:
+    optimizer = _innermost(optimizer)
+    for group in optimizer.param_groups:
+        new = [p for p in group["params"] if p.requires_grad and not optimizer.state.get(p)]
+        if isinstance(optimizer, Adagrad):  # alone in making its state in its constructor
+            if new:
+                made = Adagrad([{**group, "params": new}], **optimizer.defaults)
+                optimizer.state.update(made.state)
+        elif new:
+            _create_as_a_step_would(optimizer, group, new)
+
+
+def _create_as_a_step_would(optimizer: Optimizer, group: dict[str, Any], new: list[nn.Parameter]) -> None:
+    """Let the optimizer create the state of ``new`` out of zero gradients, and change nothing else."""
+    gradients = {p: p.grad for p in group["params"]}
+    for parameter in group["params"]:
         parameter.grad = None
     for parameter in new:
         parameter.grad = torch.zeros_like(parameter)
-    for group in optimizer.param_groups:
-        group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], torch.Tensor) else 0.0
-    optimizer.step()
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    for parameter, gradient in zip(everything, gradients, strict=True):
-        parameter.grad = gradient
+    try:
+        if hasattr(optimizer, "_init_group"):
+            # What torch's own optimizers call at the start of a step: (group, list, list, ...).
+            lists = len(inspect.signature(optimizer._init_group).parameters) - 1
+            optimizer._init_group(group, *([] for _ in range(lists)))
+        if any(not optimizer.state.get(p) for p in new):
+            _step_on_nothing(optimizer, group, new)
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
+def _step_on_nothing(optimizer: Optimizer, group: dict[str, Any], new: list[nn.Parameter]) -> None:
+    """A step with zero gradients, no learning rate and no decay, its counts and its parameters put back.
+
+    SGD is one of those that need it. Its momentum then begins at 0 instead of at the first gradient, which is the
+    same unless ``dampening`` is set: then the first step is dampened like all others.
+    """
+    quiet: dict[str, Any] = {name: 0.0 for name in ("lr", "weight_decay", "dampening") if name in group}
+    options: dict[str, Any] = {name: group[name] for name in quiet}
+    others = [(g, g["params"]) for g in optimizer.param_groups if g is not group]
+    values = [p.detach().clone() for p in new]
+    group.update(quiet)
+    for other, _ in others:
+        other["params"] = []
+    try:
+        optimizer.step()
+    finally:
+        group.update(options)
+        for other, parameters in others:
+            other["params"] = parameters
     with torch.no_grad():
         for parameter, value in zip(new, values, strict=True):
             parameter.copy_(value)
@@ -68,3 +105,8 @@ def create_missing_state(optimizer: Optimizer) -> None:
                 state["step"].zero_()
             elif "step" in state:
                 state["step"] = 0
+
+
+def _innermost(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that steps: Composer's SAM wraps it."""
+    return getattr(optimizer, "base_optimizer", optimizer)

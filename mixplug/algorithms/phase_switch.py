@@ -15,7 +15,7 @@ Hyperparameters
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ from composer.core import State, Time, TimeUnit
 from composer.loggers import Logger
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
-from mixplug.algorithms.optimizers import create_missing_state
-from mixplug.checks import check_choice
+from mixplug.algorithms.optimizers import forget_state
+from mixplug.checks import check_choice, check_real
 from mixplug.phases import Phase, PhasePlan, PhaseSpan, Ratio, exact_ratio
 
 Duration = str | int | Time
@@ -86,6 +86,7 @@ class PhaseSwitch(PhasedAlgorithm):
         self.reset_optimizer = reset_optimizer
         self.phase_schedulers: list[Any] = []
         self._entered: Phase | None = None
+        self._began_with: str | None = None
         self._plan: tuple[Time, PhasePlan] | None = None
         self._base_options: list[list[dict[str, Any]]] = []
 
@@ -134,6 +135,7 @@ class PhaseSwitch(PhasedAlgorithm):
     def init(self, state: State, logger: Logger) -> None:
         """Remember the optimizer's own options, before a checkpoint can bring those of a later phase."""
         self._entered = None
+        self._began_with = None
         self.phase_schedulers = []
         self._base_options = [[dict(g, params=None) for g in o.param_groups] for o in state.optimizers]
         for optimizer in state.optimizers:
@@ -147,10 +149,17 @@ class PhaseSwitch(PhasedAlgorithm):
             self.plan(state)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Refuse a run that cannot be divided."""
+        """Refuse a run that cannot be divided, or that was divided otherwise when it began."""
         self.plan(state)
-        if state.dataloader_len is not None and state.dataloader_len.value == 0:
-            raise ValueError("the train_dataloader is empty: it has no batches; give it data or turn off drop_last")
+        assert state.max_duration is not None
+        length = state.max_duration.to_timestring()
+        if self._began_with not in (None, length) and state.timestamp.batch.value > 0:
+            raise ValueError(
+                f"this run's phases were planned for {self._began_with!r}, and it has trained for "
+                f"{state.timestamp.batch.value} batches of them; max_duration={length!r} would divide it anew in the "
+                f"middle. Train the whole plan in one fit()"
+            )
+        self._began_with = length
         self._entered = None
 
     def batch_start(self, state: State, logger: Logger) -> None:
@@ -164,17 +173,19 @@ class PhaseSwitch(PhasedAlgorithm):
     def _enter(self, position: Position, state: State) -> None:
         for optimizer, base in zip(state.optimizers, self._base_options, strict=True):
             options = self.optimizer_overrides.get(position.phase, {})
+            # Biases and norms in a group of their own without decay keep none; an optimizer without any is told to.
+            some_decay = any(own.get("weight_decay") for own in base)
             for group, own in zip(optimizer.param_groups, base, strict=False):
                 for option in {o for phase in self.optimizer_overrides.values() for o in phase}:
-                    exempt = option == "weight_decay" and own[option] == 0
+                    exempt = option == "weight_decay" and own[option] == 0 and some_decay
                     group[option] = own[option] if exempt else options.get(option, own[option])
         if position.progress == 0:  # the phase's very first batch, not a resumed run
-            if self.reset_optimizer and position.span is not None and position.span.start > 0:
-                for optimizer in state.optimizers:
-                    optimizer.state.clear()
-                    create_missing_state(optimizer)
             for scheduler in self.phase_schedulers:
                 scheduler.restart(state)
+            # After the learning rate is set: some optimizers (Rprop) make it part of their first state.
+            if self.reset_optimizer and position.span is not None and position.span.start > 0:
+                for optimizer in state.optimizers:
+                    forget_state(optimizer)
 
     def __repr__(self) -> str:
         durations = [d and d.to_timestring() for d in (self.ssl_duration, self.sl_duration)]
@@ -209,6 +220,11 @@ def _parse(name: str, duration: Duration | None) -> Time | None:
 
 
 def _check_overrides(overrides: Mapping[Any, Mapping[str, Any]] | None) -> dict[Phase, dict[str, Any]]:
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise TypeError(
+            f"optimizer_overrides must map phases to options, such as {{'ssl': {{'weight_decay': 0.15}}}}; "
+            f"got {overrides!r}"
+        )
     checked = {}
     for phase, options in (overrides or {}).items():
         check_choice("a phase of optimizer_overrides", phase, [p.value for p in Phase])
@@ -216,8 +232,19 @@ def _check_overrides(overrides: Mapping[Any, Mapping[str, Any]] | None) -> dict[
             raise TypeError(f"optimizer_overrides[{str(phase)!r}] must map options to values, got {options!r}")
         if "lr" in options or "params" in options:
             raise ValueError("optimizer_overrides cannot set 'lr' or 'params'; PhaseScheduler sets learning rates")
-        checked[Phase(phase)] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        checked[Phase(phase)] = {name: _check_option(str(phase), name, value) for name, value in options.items()}
     return checked
+
+
+def _check_option(phase: str, name: str, value: Any) -> Any:
+    where = f"optimizer_overrides[{phase!r}][{name!r}]"
+    if name in ("weight_decay", "eps", "momentum", "dampening"):
+        return check_real(where, value, 0, float("inf"), high_open=True)
+    if name == "betas":
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+            raise ValueError(f"{where} must be two numbers in [0, 1), such as (0.9, 0.95); got {value!r}")
+        return tuple(check_real(where, beta, 0, 1, high_open=True) for beta in value)
+    return value
 
 
 def _options_of(optimizer: Any) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
 
 class UnlabelledBatches:
@@ -29,9 +29,14 @@ class UnlabelledBatches:
     """
 
     def __init__(self, loader: Iterable) -> None:
-        if not isinstance(loader, Iterable):
+        if not isinstance(loader, Iterable) or isinstance(loader, (str, bytes, Mapping)):
             raise TypeError(
                 f"ssl_dataloader must give batches when iterated over, like a DataLoader; got {type(loader).__name__}"
+            )
+        if isinstance(loader, Iterator):
+            raise TypeError(
+                f"ssl_dataloader is a {type(loader).__name__}, which can be passed over only once; give a DataLoader "
+                f"or a list of batches, which each epoch can pass over again"
             )
         if length_of(loader) == 0:
             raise ValueError("the ssl_dataloader is empty: it has no batches; give it data or turn off drop_last")
@@ -60,11 +65,15 @@ class UnlabelledBatches:
                 if isinstance(getattr(holder, "generator", None), torch.Generator):
                     holder.generator.manual_seed(own.seed)
             batches = iter(self.loader)
+        empty = True
         while True:
             with own.in_force():
                 batch = next(batches, None)
             if batch is None:
+                if empty:
+                    raise ValueError("the ssl_dataloader is empty: it gave no batch")
                 return
+            empty = False
             images = images_of(batch)
             yield [images, torch.zeros(len(images), dtype=torch.long, device=images.device)]
 
@@ -90,11 +99,7 @@ class PartnerStream:
         self._waiting: list[Tensor] = []
 
     def draw(self, count: int) -> Tensor:
-        """The next ``count`` images, ``(count, C, H, W)``.
-
-        Raises:
-            ValueError: the data gave no batch.
-        """
+        """The next ``count`` images, ``(count, C, H, W)``."""
         while sum(map(len, self._waiting)) < count:
             self._waiting.append(next(self._images))
         images = torch.cat(self._waiting)
@@ -111,12 +116,8 @@ class PartnerStream:
         again = 0
         while True:
             data.begin(seed, epoch, again)
-            empty = True
             for images, _labels in data:
-                empty = False
                 yield images
-            if empty:
-                raise ValueError("the ssl_dataloader is empty: it gave no batch")
             again += 1
 
 
@@ -132,6 +133,18 @@ def images_of(batch: Any) -> Tensor:
             f"an SSL batch must be a tensor of images or begin with one, (images, ...); got {type(batch).__name__}"
         )
     return images
+
+
+def shape_of(loader: Any) -> tuple[int, ...] | None:
+    """Channels, height and width of a loader's images, or None if that takes a pass to learn.
+
+    Looks at one sample of a map-style data set, with random numbers of its own.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+        return None
+    with _OwnRandomness(0).in_force():
+        collate = loader.collate_fn or default_collate
+        return tuple(images_of(collate([loader.dataset[0]])).shape[1:])
 
 
 def length_of(loader: Any) -> int | None:

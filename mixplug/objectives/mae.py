@@ -108,6 +108,8 @@ class MAE(Objective):
                 f"a decoder {dim} wide with {heads} heads cannot be: decoder_dim must be a multiple of decoder_heads "
                 f"and of 4 (sine-cosine position embedding)"
             )
+        if self.norm_pix and rows * columns * backbone.in_chans < 2:
+            raise ValueError("norm_pix=True needs patches of at least 2 values to have a variance; these have 1")
         # timm moves the final norm behind the pooling for avg-pooled models: the tokens then come as the
         # residual stream left them, and the decoder brings the norm.
         self.encoder_norm = nn.Identity() if backbone.normalised else nn.LayerNorm(backbone.embed_dim, eps=1e-6)
@@ -174,7 +176,7 @@ class MAE(Objective):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def _ratio(self, phase: Phase, progress: float) -> float:
-        return value_at(self.mask_ratio, progress if phase is Phase.MIX else 0.0)
+        return value_at(self.mask_ratio, progress if Phase(phase) is Phase.MIX else 0.0)
 
     def _predict(self, seen: BackbonePass) -> tuple[Tensor, Tensor]:
         """Predicted patches ``(B, N, pixels)`` and the indices ``(B, n)`` of the visible ones."""

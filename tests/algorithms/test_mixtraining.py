@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from algorithms.settings import classifier, logged, ssl_loader, trainer, weights
-from composer.algorithms import ProgressiveResizing
+from composer.algorithms import SAM, ProgressiveResizing
 from composer.core import Callback
 from composer.models import ComposerClassifier
+from composer.optim import DecoupledAdamW, DecoupledSGDW
 from conftest import images, labels, loader, tiny_vit
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,16 +65,32 @@ def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+OPTIMIZERS = {
+    "AdamW": torch.optim.AdamW,
+    "Adam, coupled decay": partial(torch.optim.Adam, weight_decay=0.1),
+    "SGD": partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1),
+    "NAdam": torch.optim.NAdam,
+    "Rprop": torch.optim.Rprop,
+    "Adagrad": torch.optim.Adagrad,
+    "RMSprop": partial(torch.optim.RMSprop, momentum=0.9, centered=True),
+    "DecoupledSGDW": partial(DecoupledSGDW, momentum=0.9, weight_decay=1e-5),
+    "DecoupledAdamW": partial(DecoupledAdamW, weight_decay=1e-5),
+}
+
+
 @masks
-def test_rho_0_is_two_runs_one_after_the_other_bit_for_bit(mask):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_rho_0_is_two_runs_one_after_the_other_bit_for_bit(mask, optimizer):
     """SSL then SL with a fresh optimizer, each with its own schedule."""
     objective = NoMask(mask=mask)
+    options = {"optimizer": OPTIMIZERS[optimizer], "lr": 1e-3}
     schedule = PhaseScheduler(ssl_factor=0.5)
     joined = trainer(
         classifier(),
         [MixTraining(0, ssl_duration="3ep", sl_duration="2ep", objective=objective, reset_optimizer=True)],
         max_duration="5ep",
         schedulers=schedule,
+        **options,
     )
     joined.fit()
 
@@ -82,9 +100,10 @@ def test_rho_0_is_two_runs_one_after_the_other_bit_for_bit(mask):
         [FusedBackbonePass(objective), JointLoss(alpha=1.0)],
         max_duration="3ep",
         schedulers=schedule.alone(Phase.SSL),
+        **options,
     )
     first.fit()
-    second = trainer(model, max_duration="2ep", schedulers=schedule.alone(Phase.SL))
+    second = trainer(model, max_duration="2ep", schedulers=schedule.alone(Phase.SL), **options)
     second.fit()
     expected = weights(model)
     assert set(expected) == set(weights(joined.state.model))
@@ -244,6 +263,13 @@ def test_zero_gradients_do_not_move_unused_parameters_either():
     made.fit()
     assert all(torch.equal(before, head) for head in heads[:6])
     assert not torch.equal(before, heads[6])
+
+
+def test_reset_reaches_the_optimizer_inside_of_sam():
+    steps = []
+    count = Watcher(lambda s: steps.append(int(max(v["step"] for v in s.optimizers[0].base_optimizer.state.values()))))
+    trainer(algorithms=[MixTraining(0.5, reset_optimizer=True), SAM()], callbacks=[count]).fit()
+    assert steps == [1, 2, 3, 4, 5, 6] * 3
 
 
 def test_a_second_model_shares_nothing():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from algorithms.settings import logged, ssl_loader, trainer
+from algorithms.settings import classifier, logged, ssl_loader, trainer
 from composer.core import Callback
 from conftest import images, labels, loader
 from torch.utils.data import DataLoader, TensorDataset
@@ -149,8 +149,35 @@ def test_the_supervised_loss_of_unlabelled_batches_is_not_a_number():
 
 def test_shapes_that_do_not_match_are_both_named():
     other = DataLoader(TensorDataset(images(8, 1, 16, 16)), batch_size=4, shuffle=True)
-    with pytest.raises(ValueError, match=r"\(8, 1, 8, 8\).*\(8, 1, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\).*\(1, 16, 16\)"):
         run([MixTraining(1, ssl_dataloader=other)])
+
+
+def test_shapes_are_compared_before_the_ssl_phase_and_only_if_they_will_be_mixed():
+    other = DataLoader(TensorDataset(images(8, 1, 16, 16)), batch_size=4, shuffle=True)
+    options = {"model": classifier(dynamic_img_size=True)}
+    made = trainer(algorithms=[MixTraining(0.5, ssl_dataloader=other)], **options)
+    with pytest.raises(ValueError, match="must have one shape"):
+        made.fit()
+    assert made.state.timestamp.batch == 0
+    made, _ = run([MixTraining(0, ssl_dataloader=other)], model=classifier(dynamic_img_size=True))
+    assert made.state.timestamp.epoch == 6
+
+
+def test_shapes_that_only_a_batch_can_tell():
+    with pytest.raises(ValueError, match=r"\(8, 1, 8, 8\).*\(8, 1, 16, 16\)"):
+        run([MixTraining(1, ssl_dataloader=[images(4, 1, 16, 16)])])
+
+
+def test_the_labelled_data_itself_is_not_mixed():
+    """For equal data sets g(D_ssl, D_sl) = D_sl (Li et al., section 2.2.2)."""
+    data = loader()
+    with pytest.warns(UserWarning, match="shuffle"):
+        same = MixTraining(0.5, ssl_dataloader=data)
+    made, seen = run([same], train_dataloader=data)
+    plain, expected = run([MixTraining(0.5)])
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(seen, expected, strict=True))
+    assert logged(made, "loss/train/total") == logged(plain, "loss/train/total")
 
 
 def test_unshuffled_ssl_data_is_warned_about():
@@ -162,7 +189,9 @@ def test_unshuffled_ssl_data_is_warned_about():
     ("options", "error", "message"),
     [
         ({"ssl_dataloader": 3}, TypeError, "ssl_dataloader must give batches"),
+        ({"ssl_dataloader": "foo"}, TypeError, "ssl_dataloader must give batches"),
         ({"ssl_dataloader": []}, ValueError, "ssl_dataloader is empty"),
+        ({"ssl_dataloader": iter([images(4)])}, TypeError, "passed over only once"),
         ({"mixing": "mixup"}, TypeError, "mixing must be a function"),
         ({"lam": 1.5}, ValueError, "lam must be a number"),
         ({"lam": "0.5"}, TypeError, "lam must be a number"),

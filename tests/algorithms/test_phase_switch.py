@@ -90,6 +90,11 @@ def test_other_units_are_refused(unit):
         ({"optimizer_overrides": {"sssl": {}}}, ValueError, "did you mean 'ssl'"),
         ({"optimizer_overrides": {"ssl": {"lr": 1}}}, ValueError, "PhaseScheduler"),
         ({"optimizer_overrides": {"ssl": 0.1}}, TypeError, "must map options to values"),
+        ({"optimizer_overrides": [1]}, TypeError, "must map phases to options"),
+        ({"optimizer_overrides": {"ssl": {"weight_decay": -1}}}, ValueError, r"\['ssl'\]\['weight_decay'\]"),
+        ({"optimizer_overrides": {"ssl": {"weight_decay": "x"}}}, TypeError, "weight_decay"),
+        ({"optimizer_overrides": {"ssl": {"betas": (0.9,)}}}, ValueError, "two numbers"),
+        ({"optimizer_overrides": {"ssl": {"betas": (0.9, 2)}}}, ValueError, "betas"),
         ({"reset_optimizer": "yes"}, TypeError, "reset_optimizer"),
     ],
 )
@@ -188,6 +193,20 @@ def test_groups_without_weight_decay_keep_none():
     head = dict(model.ssl_objective.named_parameters())
     groups = [{id(p) for p in g["params"]} for g in optimizer.param_groups]
     assert all(id(p) in groups[p.ndim <= 1] for p in head.values())
+
+
+def test_weight_decay_can_be_switched_on():
+    algorithm = MixTraining(optimizer_overrides={"ssl": {"weight_decay": 0.15}})
+    decays = Recorder(lambda s: s.optimizers[0].param_groups[0]["weight_decay"])
+    trainer(algorithms=[algorithm], optimizer=torch.optim.Adam, callbacks=[decays]).fit()
+    assert decays.seen == [0.15] * 6 + [0] * 12
+
+
+def test_dividing_a_run_anew_in_its_middle_is_refused():
+    made = trainer(algorithms=[MixTraining()], max_duration=None)
+    made.fit(duration="3ep")
+    with pytest.raises(ValueError, match=r"planned for '3ep'.*max_duration='6ep'"):
+        made.fit(duration="3ep")
 
 
 def test_reset_forgets_moments_at_each_switch():

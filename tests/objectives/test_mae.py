@@ -117,6 +117,18 @@ def test_a_ramp_of_the_mask_ratio_holds_its_start_in_ssl():
     assert ratio == [0.75, 0.375]
 
 
+def test_phases_by_name():
+    mae, _ = built(mask="input", mask_ratio=Ramp(0.75, 0.0))
+    assert mae.request("mix", 1.0).metrics["mask_ratio"] == 0.0
+    with pytest.raises(ValueError, match="must be one of"):
+        mae.request("mixed")
+
+
+def test_patches_of_one_value_cannot_be_normalised():
+    with pytest.raises(ValueError, match="at least 2 values"):
+        built(tiny_vit(img_size=4, patch_size=1), norm_pix=True)
+
+
 def test_a_ramp_applies_to_feature_masking_too():
     mae, backbone = built(mask="features", mask_ratio=Ramp(0.75, 0.25), loss="visible")
     seen = backbone.encode(images(2), mae.request(Phase.MIX, 1.0))
