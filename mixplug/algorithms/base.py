@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from composer.core import Algorithm, Event, State
@@ -26,6 +27,41 @@ class PhasedAlgorithm(Algorithm):
     def parts(self) -> tuple[PhasedAlgorithm, ...]:
         """The algorithms this one stands for: itself, unless it is a bundle."""
         return (self,)
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the run that goes on from it, as primitives."""
+        return {name: value for part in self.parts if part is not self for name, value in part.settings().items()}
+
+    def began_with(self) -> str | None:
+        """The run's ``max_duration`` that its phases were planned for, None if this algorithm plans none."""
+        return next((part.began_with() for part in self.parts if part is not self), None)
+
+    def resume(self, began_with: str | None) -> None:
+        """Go on with a run whose phases were planned for ``began_with``."""
+        for part in self.parts:
+            if part is not self:
+                part.resume(began_with)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The settings and the planned duration, for the checkpoint."""
+        return {**super().state_dict(), "settings": self.settings(), "began_with": self.began_with()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Compare the checkpoint's settings with these.
+
+        Raises:
+            ValueError: they differ; a run that went on would be neither the one nor the other.
+        """
+        saved, now = state.get("settings", {}), self.settings()
+        different = [name for name in now if name in saved and saved[name] != now[name]]
+        if different:
+            differences = "; ".join(f"{name} was {saved[name]} and is {now[name]}" for name in different)
+            raise ValueError(
+                f"the checkpoint is of a {type(self).__name__} with other settings: {differences}. Resume with the "
+                f"checkpoint's settings, or load its weights alone: load_weights_only=True, and with another SSL head "
+                f"load_strict_model_weights=False"
+            )
+        self.resume(state.get("began_with"))
 
     def match(self, event: Event, state: State) -> bool:
         """Whether this algorithm handles ``event``."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from composer.core import State, get_precision_context
@@ -68,6 +69,10 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._attached: Objective | None = None
         self._request: PassRequest | None = None
         self._ssl_loss: Tensor | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"objective": " ".join(repr(self.objective).split())}
 
     def init(self, state: State, logger: Logger) -> None:
         """Give the model its self-supervised head and the optimizer its parameters."""

@@ -16,6 +16,7 @@ Hyperparameters
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from composer.core import State
 from composer.loggers import Logger
@@ -41,6 +42,10 @@ class JointLoss(PhasedAlgorithm):
 
     def __init__(self, alpha: Schedule = 0.5) -> None:
         self.alpha = check_schedule("alpha", alpha, 0, 1)
+
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"alpha": repr(self.alpha)}
 
     def weights(self, state: State) -> LossWeights:
         """The weights that hold now."""

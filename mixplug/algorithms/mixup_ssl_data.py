@@ -70,6 +70,10 @@ class MixupSSLData(PhasedAlgorithm):
         self._partners: PartnerStream | None = None
         self._same_data = False
 
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"ssl_dataloader": self.ssl_dataloader is not None, "lam": repr(self.lam)}
+
     @property
     def active(self) -> bool:
         """Whether the SSL data is other than the labelled data."""

@@ -90,6 +90,24 @@ class PhaseSwitch(PhasedAlgorithm):
         self._plan: tuple[Time, PhasePlan] | None = None
         self._base_options: list[list[dict[str, Any]]] = []
 
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {
+            "rho": str(exact_ratio(self.rho)),
+            "ssl_duration": self.ssl_duration and self.ssl_duration.to_timestring(),
+            "sl_duration": self.sl_duration and self.sl_duration.to_timestring(),
+            "optimizer_overrides": repr({str(p): o for p, o in self.optimizer_overrides.items()}),
+            "reset_optimizer": self.reset_optimizer,
+        }
+
+    def began_with(self) -> str | None:
+        """See the base class."""
+        return self._began_with
+
+    def resume(self, began_with: str | None) -> None:
+        """See the base class."""
+        self._began_with = began_with
+
     def plan(self, state: State) -> PhasePlan:
         """The plan of this run, in the unit of its ``max_duration``.
 

@@ -367,6 +367,39 @@ def test_what_is_logged():
         assert total == pytest.approx((a * ssl if a else 0) + (b * sl if b else 0), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"rho": 0.25}, "rho was 1/2 and is 1/4"),
+        ({"alpha": 0.3}, "alpha was 0.5 and is 0.3"),
+        ({"objective": MAE(decoder_depth=1)}, "objective was MAE"),
+        ({"objective": MAE(mask="input")}, "objective was MAE"),
+        ({"reset_optimizer": True}, "reset_optimizer was False and is True"),
+        ({"ssl_duration": "4ep", "sl_duration": "4ep"}, "ssl_duration was None and is 4ep"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_names_the_difference(tmp_path, changes, difference):
+    path = saved_at_2_epochs(tmp_path)
+    with pytest.raises(ValueError, match=f"{difference}.*load_weights_only=True"):
+        trainer(algorithms=[MixTraining(**changes)], load_path=path)
+    weights_alone = {"load_weights_only": True, "load_strict_model_weights": False}
+    made = trainer(algorithms=[MixTraining(**changes)], load_path=path, **weights_alone)
+    assert made.state.timestamp.batch == 0
+
+
+def test_a_checkpoint_of_another_length_is_refused(tmp_path):
+    path = saved_at_2_epochs(tmp_path)
+    made = trainer(algorithms=[MixTraining()], load_path=path, max_duration="8ep")
+    with pytest.raises(ValueError, match="planned for '6ep'"):
+        made.fit()
+
+
+def saved_at_2_epochs(folder):
+    saving = {"save_folder": str(folder), "save_interval": "2ep", "save_filename": "{epoch}.pt"}
+    trainer(algorithms=[MixTraining()], **saving).fit()
+    return str(folder / "2.pt")
+
+
 def test_mixtraining_twice_is_refused():
     for algorithms in ([MixTraining(), MixTraining()], [MixTraining(), PhaseSwitch()], [JointLoss(), JointLoss()]):
         with pytest.raises(ValueError, match=r"runs .* 2 times"):
