@@ -141,11 +141,6 @@ class MixupSSLData(PhasedAlgorithm):
         partners = self._partners.draw(len(images))
         state.batch_set_item(key=0, value=self.mixing(images, partners.to(images.device), self.lam))
 
-    def fit_end(self, state: State, logger: Logger) -> None:
-        """Give the labelled data back."""
-        if self.active and state.dataloader is not self._sl_dataloader:
-            state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
-
     def _refuse_other_shapes(self, state: State) -> None:
         """Say so before the SSL phase, not after it, if the MIX phase could not mix the images."""
         assert self.ssl_dataloader is not None
@@ -171,8 +166,7 @@ class MixupSSLData(PhasedAlgorithm):
 
     def __repr__(self) -> str:
         mixing = getattr(self.mixing, "__name__", repr(self.mixing))
-        data = None if self.ssl_dataloader is None else self.ssl_dataloader
-        return f"{type(self).__name__}(ssl_dataloader={data!r}, mixing={mixing}, lam={self.lam!r})"
+        return f"{type(self).__name__}(ssl_dataloader={self.ssl_dataloader!r}, mixing={mixing}, lam={self.lam!r})"
 
 
 def _capped(length: int | None, subset: int) -> int | None:
