@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mixplug.algorithms import FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
     from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
+    from mixplug.exporting import export
     from mixplug.losses import LossWeights, joint_loss, phase_weights
     from mixplug.mixing import MixingFunction, mixup_ssl
     from mixplug.objectives import MAE, Objective
@@ -42,6 +43,7 @@ _HOME = {
     "JointLoss": "algorithms",
     "FusedBackbonePass": "algorithms",
     "PhaseScheduler": "schedulers",
+    "export": "exporting",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "ViTBackbone",
     "__version__",
     "backbone_of",
+    "export",
     "joint_loss",
     "mixup_ssl",
     "phase_weights",

@@ -1,0 +1,64 @@
+"""The plain supervised model out of a finished training, for use without mixplug and Composer."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+_WRAPPERS = ("module.", "_orig_mod.")
+_NOT_THE_USERS = re.compile(r"(module\.|_orig_mod\.)*(ssl_objective|train_metrics|val_metrics)\.")
+
+
+def export(checkpoint_or_trainer: Any, path: str | os.PathLike[str]) -> Path:
+    """Write the user's own model as safetensors, under its own parameter names and without the SSL head.
+
+    What timm or torch made loads it with ``strict=True``:
+
+        >>> mixplug.export(trainer, "model.safetensors")  # doctest: +SKIP
+        >>> vit.load_state_dict(safetensors.torch.load_file("model.safetensors"))  # doctest: +SKIP
+
+    Args:
+        checkpoint_or_trainer: A Composer Trainer, or the path of a checkpoint that one saved (only load files you
+            trust: Composer's checkpoints are pickles).
+        path: Where to write, ending in ``.safetensors``.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        TypeError: neither a Trainer nor a path.
+        ValueError: ``path`` ends otherwise, or the file is no Composer checkpoint.
+        FileNotFoundError: there is no such checkpoint.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"the exported model is a .safetensors file, got {str(path)!r}; name it so")
+    own = {name: value for name, value in _model_state(checkpoint_or_trainer).items() if not _NOT_THE_USERS.match(name)}
+    # ComposerClassifier holds the user's module as `module`, DDP and torch.compile wrap once more.
+    for wrapper in _WRAPPERS * 2:
+        if own and all(name.startswith(wrapper) for name in own):
+            own = {name.removeprefix(wrapper): value for name, value in own.items()}
+    save_file({name: value.detach().cpu().clone().contiguous() for name, value in own.items()}, path)
+    return path
+
+
+def _model_state(source: Any) -> Mapping[str, Tensor]:
+    model = getattr(getattr(source, "state", None), "model", None)
+    if isinstance(model, torch.nn.Module):
+        return model.state_dict()
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"export takes a Trainer or the path of a checkpoint, got {type(source).__name__}")
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {str(source)!r}")
+    loaded = torch.load(source, map_location="cpu", weights_only=False)
+    try:
+        return loaded["state"]["model"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(source)!r} is no Composer checkpoint: it has no state of a model") from error
