@@ -171,7 +171,6 @@ def _progress_bar(console: Console) -> Iterator[Any]:
 
     columns = (
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
     )

@@ -53,15 +53,19 @@ def compare(recipe: Recipe, out: Path, announce: Announce = print, progress: Pro
     for number, cell in enumerate(cells, start=1):
         if runs[cell] is None:
             method, seed = cell
-            result = Experiment(recipe, method, seed, progress).run()
+            name = f"[{number}/{len(cells)}] {recipe.methods[method].label}, seed {seed}"
+            result = Experiment(recipe, method, seed, _named(progress, name)).run()
             _save(recipe, method, seed, out, result)
             runs[cell] = result
-            label = recipe.methods[method].label
-            measured = f"accuracy {100 * result.accuracy:.2f}% in {result.seconds:.1f} s"
-            announce(f"[{number}/{len(cells)}] {label}, seed {seed}: {measured}")
+            announce(f"{name}: accuracy {100 * result.accuracy:.2f}% in {result.seconds:.1f} s")
     finished = Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None})
     _write_outputs(finished, out)
     return finished
+
+
+def _named(progress: Progress | None, name: str) -> Progress | None:
+    """``progress`` that says which run it is about."""
+    return None if progress is None else lambda done, total, text: progress(done, total, f"{name}: {text}")
 
 
 def _write_outputs(comparison: Comparison, out: Path) -> None:

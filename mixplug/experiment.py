@@ -254,4 +254,5 @@ class _ProgressCallback(Callback):
         switch = _switch_of(state.algorithms)
         phase = "sl" if switch is None else switch.position(state).phase.value
         loss = state.total_loss_dict.get("loss/train/total", float("nan"))
-        self.progress(done + (unit == TimeUnit.EPOCH), total, f"{phase}, loss {loss:.3f}")
+        done += unit == TimeUnit.EPOCH
+        self.progress(done, total, f"{phase.upper()}, {unit.name.lower()} {done} of {total}, loss {loss:.3f}")
