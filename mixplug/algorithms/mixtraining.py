@@ -43,9 +43,9 @@ class MixTraining(PhasedAlgorithm):
         ssl_duration: Self-supervised learning in all, such as '100ep'; see :class:`PhaseSwitch`.
         sl_duration: Supervised learning in all. Without both, the Trainer's ``max_duration`` is divided.
         objective: The SSL objective; 'auto' is MAE with ``mask='features'`` (appendix A.2).
-        ssl_dataloader: Other data for SSL; see :class:`MixupSSLData`.
-        mixing: How it is mixed in (Eq. 2).
+        mixing: How other SSL data is mixed in (Eq. 2).
         lam: Share of the labelled image in the mix, in [0, 1].
+        ssl_dataloader: Other data for SSL; see :class:`MixupSSLData`.
         optimizer_overrides: Weight decay, betas, ... by phase; see :class:`PhaseSwitch`.
         reset_optimizer: Forget the optimizer's state at each switch.
         backbone: Name of the vision transformer inside of the model, if it holds several.
@@ -67,9 +67,9 @@ class MixTraining(PhasedAlgorithm):
         ssl_duration: Duration | None = None,
         sl_duration: Duration | None = None,
         objective: str | Objective = "auto",
-        ssl_dataloader: Iterable | None = None,
         mixing: MixingFunction = mixup_ssl,
         lam: float = 0.5,
+        ssl_dataloader: Iterable | None = None,
         optimizer_overrides: Mapping[str | Phase, Mapping[str, Any]] | None = None,
         reset_optimizer: bool = False,
         backbone: str | None = None,

@@ -29,6 +29,7 @@ from mixplug import (
     PhaseSwitch,
     Ramp,
     backbone_of,
+    mixup_ssl,
 )
 
 masks = pytest.mark.parametrize("mask", ["features", "input"])
@@ -342,7 +343,7 @@ def test_the_four_alone_are_mixtraining_bit_for_bit_in_any_order():
             PhaseSwitch(0.5, reset_optimizer=True),
         ]
 
-    one = [MixTraining(0.5, Ramp(1.0, 0.0), None, None, MAE(mask="input"), ssl_loader(), lam=0.7, reset_optimizer=True)]
+    one = [MixTraining(0.5, Ramp(1.0, 0.0), None, None, MAE(mask="input"), mixup_ssl, 0.7, ssl_loader(), None, True)]
     results = []
     for algorithms in (one, four(), four()[::-1]):
         made = trainer(algorithms=algorithms)
