@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mixplug
+from mixplug.checks import check_int
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,8 +87,6 @@ def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
 def _compare(options: argparse.Namespace) -> None:
     recipe = _load(options)
     if options.seeds is not None:
-        from mixplug.checks import check_int
-
         recipe.seeds = check_int("--seeds", options.seeds, 1)
     console = _console()
     out = options.out or Path("runs") / Path(options.recipe).stem

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from mixplug.algorithms import FusedBackbonePass, MixTraining, PhaseSwitch
-from mixplug.algorithms.base import PhasedAlgorithm
+from mixplug.algorithms.base import find, find_in
 from mixplug.backbones import backbone_of
 from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedulers_by_name, take_apart
 from mixplug.checks import check_choice
@@ -97,12 +97,12 @@ class Experiment:
         finally:
             self.trainer.close()
         state = self.trainer.state
-        switch = _switch_of(self.algorithms)
+        switch = find_in(self.algorithms, PhaseSwitch)
         unit = self.max_duration.unit.value
         if self.plan is None:
             # A pass for both heads without phases is one long MIX phase.
-            fused = any(isinstance(part, FusedBackbonePass) for part in _parts_of(self.algorithms))
-            lengths = {(Phase.MIX if fused else Phase.SL).value: int(self.max_duration.value)}
+            fused = find_in(self.algorithms, FusedBackbonePass)
+            lengths = {(Phase.SL if fused is None else Phase.MIX).value: int(self.max_duration.value)}
         else:
             lengths = {span.phase.value: span.length for span in self.plan.phases}
         objective = getattr(self.model, "ssl_objective", None)
@@ -179,14 +179,14 @@ def _make_scheduler(recipe: Recipe, algorithms: Sequence[Algorithm]) -> Composer
     if recipe.scheduler is None:
         return None
     scheduler = build(recipe.scheduler, schedulers_by_name(), "scheduler")
-    if isinstance(scheduler, PhaseScheduler) and _switch_of(algorithms) is None:
+    if isinstance(scheduler, PhaseScheduler) and find_in(algorithms, PhaseSwitch) is None:
         return scheduler.alone(Phase.SL)
     return scheduler
 
 
 def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[PhasePlan | None, Time]:
     """The plan of a run, if it has phases, and how long it is."""
-    switch = _switch_of(algorithms)
+    switch = find_in(algorithms, PhaseSwitch)
     if switch is None:
         switch = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration)  # checks both
         assert switch.sl_duration is not None
@@ -195,14 +195,6 @@ def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[Phase
         raise ValueError("ssl_duration and sl_duration must not be null: leave them out for the recipe's own")
     plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
     return plan, Time(plan.total, switch.ssl_duration.unit)
-
-
-def _switch_of(algorithms: Sequence[Algorithm]) -> PhaseSwitch | None:
-    return next((part for part in _parts_of(algorithms) if isinstance(part, PhaseSwitch)), None)
-
-
-def _parts_of(algorithms: Sequence[Algorithm]) -> list[PhasedAlgorithm]:
-    return [part for a in algorithms if isinstance(a, PhasedAlgorithm) for part in a.parts]
 
 
 def _loader(dataset: Any, batch_size: int, workers: int, seed: int, shuffle: bool = False) -> DataLoader:
@@ -251,7 +243,7 @@ class _ProgressCallback(Callback):
         at_end_of_epoch = state.dataloader_len is not None and state.timestamp.batch_in_epoch == state.dataloader_len
         if unit == TimeUnit.EPOCH and not at_end_of_epoch:
             return
-        switch = _switch_of(state.algorithms)
+        switch = find(state, PhaseSwitch)
         phase = "sl" if switch is None else switch.position(state).phase.value
         loss = state.total_loss_dict.get("loss/train/total", float("nan"))
         done += unit == TimeUnit.EPOCH

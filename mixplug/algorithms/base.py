@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from composer.core import Algorithm, Event, State
@@ -82,11 +82,16 @@ class PhasedAlgorithm(Algorithm):
 
 def find(state: State, kind: type[A]) -> A | None:
     """The algorithm of type ``kind`` that runs in ``state``, alone or inside of a bundle."""
-    return next((part for part in _all_parts(state) if isinstance(part, kind)), None)
+    return find_in(state.algorithms, kind)
 
 
-def _all_parts(state: State) -> list[PhasedAlgorithm]:
-    ours = (a for a in state.algorithms if isinstance(a, PhasedAlgorithm))
+def find_in(algorithms: Iterable[Algorithm], kind: type[A]) -> A | None:
+    """The algorithm of type ``kind`` among ``algorithms``, alone or inside of a bundle."""
+    return next((part for part in _parts_of(algorithms) if isinstance(part, kind)), None)
+
+
+def _parts_of(algorithms: Iterable[Algorithm]) -> list[PhasedAlgorithm]:
+    ours = (a for a in algorithms if isinstance(a, PhasedAlgorithm))
     return [part for algorithm in ours for part in algorithm.parts]
 
 
@@ -99,7 +104,7 @@ def _handler(part: PhasedAlgorithm, event: Event) -> Any:
 
 
 def _refuse_duplicates(state: State) -> None:
-    names = [type(part).__name__ for part in _all_parts(state)]
+    names = [type(part).__name__ for part in _parts_of(state.algorithms)]
     for name in names:
         if names.count(name) > 1:
             given = [type(a).__name__ for a in state.algorithms if isinstance(a, PhasedAlgorithm)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from algorithms.settings import classifier, logged, trainer
+from composer import Trainer
 from composer.core import Callback, Time
 from conftest import loader
 
@@ -161,15 +162,6 @@ def test_a_run_resumed_in_a_later_phase_still_knows_the_optimizers_own_options(t
 
 
 def test_groups_without_weight_decay_keep_none():
-    model = classifier()
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    made = trainer(model, [overridden()])
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3
-    )
-    from composer import Trainer
-
     decays = Recorder(lambda s: [g["weight_decay"] for g in s.optimizers[0].param_groups])
     model = classifier()
     vectors = [p for p in model.parameters() if p.ndim <= 1]
