@@ -9,7 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mixplug.algorithms import FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
+    from mixplug.algorithms import (
+        ExactResumption,
+        FusedBackbonePass,
+        JointLoss,
+        MixTraining,
+        MixupSSLData,
+        PhaseSwitch,
+    )
     from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
     from mixplug.exporting import export
     from mixplug.losses import LossWeights, joint_loss, phase_weights
@@ -42,6 +49,7 @@ _HOME = {
     "MixupSSLData": "algorithms",
     "JointLoss": "algorithms",
     "FusedBackbonePass": "algorithms",
+    "ExactResumption": "algorithms",
     "PhaseScheduler": "schedulers",
     "export": "exporting",
 }
@@ -49,6 +57,7 @@ _HOME = {
 __all__ = [
     "MAE",
     "BackbonePass",
+    "ExactResumption",
     "FusedBackbonePass",
     "JointLoss",
     "LossWeights",

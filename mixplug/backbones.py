@@ -16,6 +16,7 @@ import torch
 from timm.layers import PatchDropout, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mixplug.phases import Phase
 
@@ -109,13 +110,34 @@ class ViTBackbone:
         self.in_chans: int = vit.patch_embed.proj.in_channels
         self.normalised: bool = not isinstance(vit.norm, nn.Identity)
         self._pass: BackbonePass | None = None
+        self._hooks: list[RemovableHandle] = []
+        self.attach()
+
+    @property
+    def attached(self) -> bool:
+        """Whether this adapter listens to the transformer."""
+        return isinstance(self.vit.patch_drop, _TokenSelection) and self.vit.patch_drop.backbone is self
+
+    def attach(self) -> None:
+        """Listen to the transformer, in the place of any other adapter."""
+        vit = self.vit
+        if self.attached:
+            return
         if isinstance(vit.patch_drop, _TokenSelection):
-            vit.patch_drop.detach()
-        hooks = [
+            vit.patch_drop.backbone.detach()
+        self._hooks = [
             vit.patch_embed.register_forward_pre_hook(self._before_patch_embed),
             vit.norm.register_forward_hook(self._after_norm),
         ]
-        vit.patch_drop = _TokenSelection(self, hooks)  # type: ignore[assignment]
+        vit.patch_drop = _TokenSelection(self)  # type: ignore[assignment]
+
+    def detach(self) -> None:
+        """Leave the transformer as timm made it."""
+        if self.attached:
+            self.vit.patch_drop = nn.Identity()  # type: ignore[assignment]
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     @property
     def encoder_parameters(self) -> list[nn.Parameter]:
@@ -148,8 +170,11 @@ class ViTBackbone:
 
     def start(self, request: PassRequest) -> BackbonePass:
         """Begin what :meth:`watch` does, for callers that cannot use a ``with`` block."""
-        if not (isinstance(self.vit.patch_drop, _TokenSelection) and self.vit.patch_drop.backbone is self):
-            raise RuntimeError("this ViTBackbone was replaced by a newer one on the same model; use that one")
+        if not self.attached:
+            raise RuntimeError(
+                "this ViTBackbone is not attached to its model: it was detached, or replaced by a newer one; use that "
+                "one, or attach() this one"
+            )
         self._pass = BackbonePass(request, encode=self.encode)
         return self._pass
 
@@ -245,6 +270,13 @@ def backbone_of(model: nn.Module, path: str | None = None) -> ViTBackbone:
     return ViTBackbone(vit)
 
 
+def detach_backbones(model: nn.Module) -> None:
+    """Detach every adapter in ``model``, copies of it (averaged models) included."""
+    for module in list(model.modules()):
+        if isinstance(module, _TokenSelection):
+            module.backbone.detach()
+
+
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Gather ``tokens`` ``(B, N, D)`` at ``index`` ``(B, n)`` to ``(B, n, D)``."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -253,14 +285,9 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
 class _TokenSelection(nn.Module):
     """Stands in the place of ``vit.patch_drop``: the identity unless its adapter watches a pass."""
 
-    def __init__(self, backbone: ViTBackbone, hooks: list[Any]) -> None:
+    def __init__(self, backbone: ViTBackbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self._hooks = hooks
-
-    def detach(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.backbone._select(tokens)

@@ -30,38 +30,19 @@ class PhasedAlgorithm(Algorithm):
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the run that goes on from it, as primitives."""
-        return {name: value for part in self.parts if part is not self for name, value in part.settings().items()}
+        return {}
 
-    def began_with(self) -> str | None:
-        """The run's ``max_duration`` that its phases were planned for, None if this algorithm plans none."""
-        return next((part.began_with() for part in self.parts if part is not self), None)
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run must know beyond the clock, as tensors and primitives."""
+        return {}
 
-    def resume(self, began_with: str | None) -> None:
-        """Go on with a run whose phases were planned for ``began_with``."""
-        for part in self.parts:
-            if part is not self:
-                part.resume(began_with)
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`progress` gave."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The settings and the planned duration, for the checkpoint."""
-        return {**super().state_dict(), "settings": self.settings(), "began_with": self.began_with()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Compare the checkpoint's settings with these.
-
-        Raises:
-            ValueError: they differ; a run that went on would be neither the one nor the other.
-        """
-        saved, now = state.get("settings", {}), self.settings()
-        different = [name for name in now if name in saved and saved[name] != now[name]]
-        if different:
-            differences = "; ".join(f"{name} was {saved[name]} and is {now[name]}" for name in different)
-            raise ValueError(
-                f"the checkpoint is of a {type(self).__name__} with other settings: {differences}. Resume with the "
-                f"checkpoint's settings, or load its weights alone: load_weights_only=True, and with another SSL head "
-                f"load_strict_model_weights=False"
-            )
-        self.resume(state.get("began_with"))
+        """Settings and progress of each part, for the checkpoint; :mod:`mixplug.algorithms.checkpoints` reads it."""
+        parts = {type(p).__name__: {"settings": p.settings(), "progress": p.progress()} for p in self.parts}
+        return {**super().state_dict(), "parts": parts}
 
     def match(self, event: Event, state: State) -> bool:
         """Whether this algorithm handles ``event``."""
@@ -87,10 +68,11 @@ def find(state: State, kind: type[A]) -> A | None:
 
 def find_in(algorithms: Iterable[Algorithm], kind: type[A]) -> A | None:
     """The algorithm of type ``kind`` among ``algorithms``, alone or inside of a bundle."""
-    return next((part for part in _parts_of(algorithms) if isinstance(part, kind)), None)
+    return next((part for part in parts_of(algorithms) if isinstance(part, kind)), None)
 
 
-def _parts_of(algorithms: Iterable[Algorithm]) -> list[PhasedAlgorithm]:
+def parts_of(algorithms: Iterable[Algorithm]) -> list[PhasedAlgorithm]:
+    """The algorithms of mixplug among ``algorithms``, each bundle as its parts."""
     ours = (a for a in algorithms if isinstance(a, PhasedAlgorithm))
     return [part for algorithm in ours for part in algorithm.parts]
 
@@ -104,11 +86,11 @@ def _handler(part: PhasedAlgorithm, event: Event) -> Any:
 
 
 def _refuse_duplicates(state: State) -> None:
-    names = [type(part).__name__ for part in _parts_of(state.algorithms)]
+    names = [type(part).__name__ for part in parts_of(state.algorithms)]
     for name in names:
         if names.count(name) > 1:
             given = [type(a).__name__ for a in state.algorithms if isinstance(a, PhasedAlgorithm)]
             raise ValueError(
                 f"algorithms={given} runs {name} {names.count(name)} times; use it once (MixTraining already holds "
-                f"PhaseSwitch, MixupSSLData, FusedBackbonePass and JointLoss)"
+                f"PhaseSwitch, MixupSSLData, FusedBackbonePass, JointLoss and ExactResumption)"
             )

@@ -1,4 +1,4 @@
-"""Refuses to resume a checkpoint with other mixplug algorithms than it was saved with.
+"""Hands a checkpoint's state to mixplug's algorithms, and refuses it where they are others than it was saved with.
 
 Composer loads whole checkpoints without asking whether all keys are there, and checks the presence of its own
 algorithms only: a MixTraining run resumed without MixTraining would go on as plain supervised learning, and nobody
@@ -14,8 +14,9 @@ from typing import Any
 
 from composer.core import State
 
-_BUNDLE = "MixTraining"
-_PARTS = {"PhaseSwitch", "MixupSSLData", "FusedBackbonePass", "JointLoss"}
+from mixplug.algorithms.base import PhasedAlgorithm, parts_of
+
+Parts = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def guard_loading() -> None:
@@ -33,33 +34,52 @@ def guard_loading() -> None:
         exclude_algorithms: list[str] | None = None,
         algorithm_passes: Any = None,
     ) -> None:
-        _compare(state, self, exclude_algorithms or [])
+        excluded = exclude_algorithms or []
+        saved = {name: s["parts"] for name, s in state.get("algorithms") or [] if "parts" in s and name not in excluded}
+        present = [a for a in self.algorithms if isinstance(a, PhasedAlgorithm) and type(a).__name__ not in excluded]
+        _refuse_other_algorithms(saved, present)
+        parts: Parts = {name: part for algorithm in saved.values() for name, part in algorithm.items()}
+        for part in parts_of(present):
+            _refuse_other_settings(part, parts.get(type(part).__name__, {}).get("settings", {}))
         original(self, state, logger, strict, exclude_algorithms, algorithm_passes)
+        for part in parts_of(present):
+            part.resume(parts.get(type(part).__name__, {}).get("progress", {}))
 
     load_state_dict.guarded_by_mixplug = True  # type: ignore[attr-defined]
     State.load_state_dict = load_state_dict  # type: ignore[method-assign]
 
 
-def _compare(saved: Mapping[str, Any], state: State, excluded: list[str]) -> None:
-    names = [name for name, _ in saved.get("algorithms") or [] if name not in excluded]
-    then, now = _parts_in(names), _parts_in(type(a).__name__ for a in state.algorithms)
+def _refuse_other_algorithms(saved: Mapping[str, Parts], present: Iterable[PhasedAlgorithm]) -> None:
+    # Parts without settings change no training.
+    then = {name for parts in saved.values() for name, part in parts.items() if part["settings"]}
+    now = {type(part).__name__ for part in parts_of(present) if part.settings()}
+    then_names, now_names = _say(saved), _say(type(a).__name__ for a in present)
     if then - now:
         raise ValueError(
-            f"the checkpoint was saved with {_say(then)}, but this Trainer's algorithms have {_say(now)}: add what is "
+            f"the checkpoint was saved with {then_names}, but this Trainer's algorithms have {now_names}: add what is "
             f"missing to go on with that run, or load its weights alone: load_weights_only=True, "
             f"load_strict_model_weights=False"
         )
     if now - then:
         raise ValueError(
-            f"this Trainer's algorithms have {_say(now)}, but the checkpoint was saved with {_say(then)}: there is no "
+            f"this Trainer's algorithms have {now_names}, but the checkpoint was saved with {then_names}: there is no "
             f"such run to go on with. To begin one from its weights: load_weights_only=True, "
             f"load_strict_model_weights=False"
         )
 
 
-def _parts_in(names: Iterable[str]) -> set[str]:
-    return {part for name in names for part in (_PARTS if name == _BUNDLE else {name} & _PARTS)}
+def _refuse_other_settings(part: PhasedAlgorithm, saved: Mapping[str, Any]) -> None:
+    """A run that went on with other settings would be neither the one nor the other."""
+    now = part.settings()
+    different = [name for name in now if name in saved and saved[name] != now[name]]
+    if different:
+        differences = "; ".join(f"{name} was {saved[name]} and is {now[name]}" for name in different)
+        raise ValueError(
+            f"the checkpoint is of a run with other settings of {type(part).__name__}: {differences}. Resume with the "
+            f"checkpoint's settings, or load its weights alone: load_weights_only=True, and with another SSL head "
+            f"load_strict_model_weights=False"
+        )
 
 
-def _say(parts: set[str]) -> str:
-    return _BUNDLE if parts == _PARTS else ", ".join(sorted(parts)) if parts else "no algorithm of mixplug"
+def _say(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "no algorithm of mixplug"

@@ -3,7 +3,8 @@
 What it does
     Gives the model a self-supervised head (the objective), lets the user's own ``model.forward`` run once for
     each step, and computes the self-supervised loss from what that pass left behind: the encoder's tokens and
-    the very images it saw, after resizing, MixUp and the rest. Between training steps the model is as it was.
+    the very images it saw, after resizing, MixUp and the rest. Between training steps the model behaves as it did
+    before, and outside of ``fit`` nothing of mixplug is left in its forward pass.
 
 On its own
     The loss of each step is the plain sum ``ssl + sl``. With a PhaseSwitch the SSL phase trains on ``ssl``
@@ -30,13 +31,16 @@ from composer.core import State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_flatten
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.optimizers import add_beside, create_missing_state
 from mixplug.algorithms.phase_switch import position_of
-from mixplug.backbones import PassRequest, ViTBackbone, backbone_of
+from mixplug.backbones import PassRequest, ViTBackbone, backbone_of, detach_backbones
 from mixplug.losses import joint_loss
 from mixplug.objectives import MAE, Objective
 from mixplug.phases import Phase
@@ -82,6 +86,9 @@ class FusedBackbonePass(PhasedAlgorithm):
         if present is None:
             self._attached = copy.deepcopy(self.objective).build(self._backbone)
             model.ssl_objective = self._attached
+            # Ranks have seeds of their own; DDP would see to equal weights, sharding would not.
+            for value in (*self._attached.parameters(), *self._attached.buffers()):
+                dist.broadcast(value.data, src=0)
         elif repr(present) == repr(copy.deepcopy(self.objective).build(self._backbone)):
             self._attached = present  # a second Trainer on the same model goes on with its head
         else:
@@ -91,9 +98,12 @@ class FusedBackbonePass(PhasedAlgorithm):
             )
         for optimizer in state.optimizers:
             add_beside(optimizer, self._attached.parameters(), self._backbone.encoder_parameters)
+        self._backbone.detach()
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Give every parameter its optimizer state, so that a checkpoint of any phase can be loaded."""
+        """Attach to the model, and give every parameter its optimizer state for checkpoints of any phase."""
+        assert self._backbone is not None
+        self._backbone.attach()
         for optimizer in state.optimizers:
             create_missing_state(optimizer)
 
@@ -130,12 +140,11 @@ class FusedBackbonePass(PhasedAlgorithm):
         weights = weights_of(state)
         sl, others = _supervised(state.loss)
         ssl = self._ssl_loss
-        if dist.get_world_size() > 1:
-            if ssl is not None and weights.sl == 0:
-                ssl = _keep_in_graph(ssl, self._supervised_only(state))
-            elif weights.ssl == 0:
-                assert self._attached is not None
-                sl = _keep_in_graph(sl, self._attached.parameters())
+        if ssl is not None and weights.sl == 0:
+            ssl = self._reach_supervised_head(ssl, state)
+        elif weights.ssl == 0 and isinstance(state.model, DistributedDataParallel):
+            assert self._attached is not None
+            sl = _keep_in_graph(sl, self._attached.parameters())
         undefined = torch.full_like(sl.detach(), float("nan"))
         data = find(state, MixupSSLData)
         unlabelled = data is not None and data.active and position_of(state).phase is Phase.SSL
@@ -156,7 +165,21 @@ class FusedBackbonePass(PhasedAlgorithm):
         if weights.sl == 0:
             # What lies outside of the encoder need not be a head (a stem before it learns from SSL too), so
             # only what got no gradient counts as unused.
-            _drop_gradients(p for p in self._supervised_only(state) if p.grad is not None and not p.grad.any())
+            _drop_gradients(p for p in self._supervised_only(state) if p.grad is not None and _is_zero(p.grad))
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Leave the model as it was."""
+        detach_backbones(state.model)
+
+    def _reach_supervised_head(self, ssl: Tensor, state: State) -> Tensor:
+        """Have processes synchronise what the self-supervised loss alone would not reach."""
+        if isinstance(state.model, DistributedDataParallel):
+            return _keep_in_graph(ssl, self._supervised_only(state))
+        if state.fsdp_enabled:
+            # The gradients of a sharded module are reduced when backward comes through its output.
+            outputs, _ = tree_flatten(state.outputs)
+            return ssl + sum(0.0 * out.flatten()[0] for out in outputs if isinstance(out, Tensor) and out.requires_grad)
+        return ssl
 
     def _supervised_only(self, state: State) -> list[nn.Parameter]:
         assert self._backbone is not None
@@ -192,6 +215,12 @@ def _keep_in_graph(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
     for parameter in parameters:
         loss = loss + 0.0 * parameter.flatten()[0].to(loss)
     return loss
+
+
+def _is_zero(gradient: Tensor) -> bool:
+    """Whether all of ``gradient`` is 0, on all ranks if it is sharded."""
+    some = gradient.any()
+    return not (some.full_tensor() if isinstance(some, DTensor) else some)
 
 
 def _drop_gradients(parameters: Iterable[nn.Parameter]) -> None:

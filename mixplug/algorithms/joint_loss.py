@@ -15,6 +15,7 @@ Hyperparameters
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,16 +33,23 @@ class JointLoss(PhasedAlgorithm):
 
     Args:
         alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a ramp over the phase.
+        stop_on_nan: Raise a FloatingPointError after a batch whose total is NaN or infinite, before a checkpoint of
+            it can be saved. It reads what Composer brings to the host for its logs, so it costs no synchronisation.
 
     Raises:
-        TypeError: ``alpha`` is neither a number nor a Ramp.
+        TypeError: ``alpha`` is neither a number nor a Ramp, or ``stop_on_nan`` not a bool.
         ValueError: ``alpha`` leaves [0, 1].
     """
 
     rank = 4
 
-    def __init__(self, alpha: Schedule = 0.5) -> None:
+    def __init__(self, alpha: Schedule = 0.5, stop_on_nan: bool = True) -> None:
         self.alpha = check_schedule("alpha", alpha, 0, 1)
+        if not isinstance(stop_on_nan, bool):
+            raise TypeError(f"stop_on_nan must be True or False, got {stop_on_nan!r}")
+        self.stop_on_nan = stop_on_nan
+        self._batch = ""
+        self._weights = LossWeights(1.0, 1.0)
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -54,7 +62,9 @@ class JointLoss(PhasedAlgorithm):
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Log the weights."""
-        weights = self.weights(state)
+        weights = self._weights = self.weights(state)
+        time = state.timestamp
+        self._batch = f"batch {time.batch.value} (epoch {time.epoch.value}, {position_of(state).phase} phase)"
         logger.log_metrics({"mixtraining/w_ssl": weights.ssl, "mixtraining/w_sl": weights.sl})
 
     def before_backward(self, state: State, logger: Logger) -> None:
@@ -66,8 +76,23 @@ class JointLoss(PhasedAlgorithm):
             )
         state.loss = {**state.loss, "total": joint_loss(state.loss["ssl"], state.loss["sl"], self.weights(state))}
 
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Stop at a loss that is not a number."""
+        losses = {name.split("/")[-1]: value for name, value in (state.total_loss_dict or {}).items()}
+        if not self.stop_on_nan or math.isfinite(losses.get("total", 0.0)):
+            return
+        # A phase's missing term is logged as NaN.
+        unused = {name for name, weight in self._weights._asdict().items() if weight == 0}
+        terms = [name for name, value in losses.items() if name not in {"total", *unused} and not math.isfinite(value)]
+        raise FloatingPointError(
+            f"the {' and the '.join(terms or ['total'])} loss of {self._batch} is not finite: "
+            f"{', '.join(f'{name} = {value}' for name, value in losses.items() if name not in unused)}. Go on from an "
+            f"earlier checkpoint with a lower learning rate, gradient clipping or another precision; "
+            f"stop_on_nan=False trains on regardless"
+        )
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(alpha={self.alpha!r})"
+        return f"{type(self).__name__}(alpha={self.alpha!r}, stop_on_nan={self.stop_on_nan!r})"
 
 
 def weights_of(state: State) -> LossWeights:

@@ -3,7 +3,8 @@
 What it does
     Divides a Composer run into self-supervised learning, a mixtraining phase that optimises
     ``alpha * l_ssl + (1 - alpha) * l_sl`` with a single pass over the backbone, and supervised learning. It is
-    :class:`PhaseSwitch`, :class:`MixupSSLData`, :class:`FusedBackbonePass` and :class:`JointLoss` together.
+    :class:`PhaseSwitch`, :class:`MixupSSLData`, :class:`FusedBackbonePass` and :class:`JointLoss` together, and
+    :class:`ExactResumption`.
 
 When to use it
     Few labels, and an SSL + SL pipeline that takes too long: at rho = 0.5 it saves a quarter of the epochs
@@ -24,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mixplug.algorithms.base import PhasedAlgorithm
+from mixplug.algorithms.exact_resumption import ExactResumption
 from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
 from mixplug.algorithms.joint_loss import JointLoss
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
@@ -49,6 +51,7 @@ class MixTraining(PhasedAlgorithm):
         optimizer_overrides: Weight decay, betas, ... by phase; see :class:`PhaseSwitch`.
         reset_optimizer: Forget the optimizer's state at each switch.
         backbone: Name of the vision transformer inside of the model, if it holds several.
+        stop_on_nan: Stop the run at a loss that is NaN or infinite; see :class:`JointLoss`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -73,16 +76,24 @@ class MixTraining(PhasedAlgorithm):
         optimizer_overrides: Mapping[str | Phase, Mapping[str, Any]] | None = None,
         reset_optimizer: bool = False,
         backbone: str | None = None,
+        stop_on_nan: bool = True,
     ) -> None:
         self.phase_switch = PhaseSwitch(rho, ssl_duration, sl_duration, optimizer_overrides, reset_optimizer)
         self.mixup_ssl_data = MixupSSLData(ssl_dataloader, mixing, lam)
         self.fused_backbone_pass = FusedBackbonePass(objective, backbone)
-        self.joint_loss = JointLoss(alpha)
+        self.joint_loss = JointLoss(alpha, stop_on_nan)
+        self.exact_resumption = ExactResumption()
 
     @property
     def parts(self) -> tuple[PhasedAlgorithm, ...]:
-        """The four algorithms that this one is."""
-        return (self.phase_switch, self.mixup_ssl_data, self.fused_backbone_pass, self.joint_loss)
+        """The algorithms that this one is."""
+        return (
+            self.phase_switch,
+            self.mixup_ssl_data,
+            self.fused_backbone_pass,
+            self.joint_loss,
+            self.exact_resumption,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(repr(part) for part in self.parts)})"

@@ -156,8 +156,8 @@ class MixupSSLData(PhasedAlgorithm):
 
     def _end_epoch_at_switch(self, state: State) -> None:
         """With phases in batches, end the pass over the SSL data where the phase ends."""
-        span = position_of(state).span
-        if state.max_duration is None or state.max_duration.unit != TimeUnit.BATCH or span is None:
+        switch, span = find(state, PhaseSwitch), position_of(state).span
+        if switch is None or span is None or switch.length(state).unit != TimeUnit.BATCH:
             return
         left = span.stop - (state.timestamp.batch.value - state.timestamp.batch_in_epoch.value)
         length = state.dataloader_len

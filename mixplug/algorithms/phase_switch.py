@@ -15,6 +15,7 @@ Hyperparameters
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,7 @@ class PhaseSwitch(PhasedAlgorithm):
         self.reset_optimizer = reset_optimizer
         self.phase_schedulers: list[Any] = []
         self._entered: Phase | None = None
-        self._began_with: str | None = None
+        self._length: Time | None = None
         self._plan: tuple[Time, PhasePlan] | None = None
         self._base_options: list[list[dict[str, Any]]] = []
 
@@ -100,28 +101,35 @@ class PhaseSwitch(PhasedAlgorithm):
             "reset_optimizer": self.reset_optimizer,
         }
 
-    def began_with(self) -> str | None:
+    def progress(self) -> dict[str, Any]:
         """See the base class."""
-        return self._began_with
+        return {"length": self._length and self._length.to_timestring()}
 
-    def resume(self, began_with: str | None) -> None:
+    def resume(self, progress: Mapping[str, Any]) -> None:
         """See the base class."""
-        self._began_with = began_with
+        planned = progress.get("length")
+        self._length = None if planned is None else Time.from_timestring(planned)
 
-    def plan(self, state: State) -> PhasePlan:
-        """The plan of this run, in the unit of its ``max_duration``.
+    def length(self, state: State) -> Time:
+        """What the phases divide: the ``max_duration`` that the Trainer, or its first ``fit``, was given.
 
         Raises:
-            ValueError: ``max_duration`` is not set, in another unit, or not what the durations add up to.
+            ValueError: there is none, or it is in another unit than epochs or batches.
         """
-        total = state.max_duration
-        if total is None:
+        length = state.max_duration if self._length is None else self._length
+        if length is None:
             raise ValueError("the phases need the run's length: give the Trainer a max_duration, such as '150ep'")
-        if total.unit not in _UNITS:
-            raise ValueError(f"max_duration={total.to_timestring()!r} must be in epochs ('ep') or batches ('ba')")
-        if self._plan is not None and (self._plan[0].value, self._plan[0].unit) == (total.value, total.unit):
-            return self._plan[1]
-        self._plan = (total, self._divide(total))
+        return _check_unit(length)
+
+    def plan(self, state: State) -> PhasePlan:
+        """The plan of this run, in the unit of its length.
+
+        Raises:
+            ValueError: the length is unknown, in another unit, or not what the durations add up to.
+        """
+        length = self.length(state)
+        if self._plan is None or (self._plan[0].value, self._plan[0].unit) != (length.value, length.unit):
+            self._plan = (length, self._divide(length))
         return self._plan[1]
 
     def _divide(self, total: Time) -> PhasePlan:
@@ -139,21 +147,20 @@ class PhaseSwitch(PhasedAlgorithm):
 
     def position(self, state: State) -> Position:
         """Where the run is now; at its end, the end of its last phase."""
-        plan = self.plan(state)
-        assert state.max_duration is not None
+        plan, unit = self.plan(state), self.length(state).unit
         time = state.timestamp
-        done: float = time.get(state.max_duration.unit).value
+        done: float = time.get(unit).value
         if done >= plan.total:
             return Position(plan.phases[-1].phase, 1.0, plan.phases[-1])
         span = plan.span_at(done)
-        if state.max_duration.unit == TimeUnit.EPOCH and state.dataloader_len is not None:
+        if unit == TimeUnit.EPOCH and state.dataloader_len is not None:
             done += time.batch_in_epoch.value / max(1, state.dataloader_len.value)
         return Position(span.phase, min(1.0, (done - span.start) / span.length), span)
 
     def init(self, state: State, logger: Logger) -> None:
         """Remember the optimizer's own options, before a checkpoint can bring those of a later phase."""
         self._entered = None
-        self._began_with = None
+        self._length = None
         self.phase_schedulers = []
         self._base_options = [[dict(g, params=None) for g in o.param_groups] for o in state.optimizers]
         for optimizer in state.optimizers:
@@ -163,21 +170,41 @@ class PhaseSwitch(PhasedAlgorithm):
 
     def after_load(self, state: State, logger: Logger) -> None:
         """Refuse a duration that does not fit as soon as it is known."""
-        if state.max_duration is not None:
-            self.plan(state)
+        given, planned = state.max_duration, self._length
+        if given is None:
+            return
+        if planned is not None and planned.to_timestring() != given.to_timestring():
+            raise ValueError(
+                f"the checkpoint is of a run whose phases were planned for {planned.to_timestring()!r}; max_duration="
+                f"{given.to_timestring()!r} would divide it anew in the middle. Set max_duration="
+                f"{planned.to_timestring()!r}, or load its weights alone: load_weights_only=True"
+            )
+        self._length = given
+        self.plan(state)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Refuse a run that cannot be divided, or that was divided otherwise when it began."""
-        self.plan(state)
-        assert state.max_duration is not None
-        length = state.max_duration.to_timestring()
-        if self._began_with not in (None, length) and state.timestamp.batch.value > 0:
+        """Refuse a run that cannot be divided, or that would be divided anew in the middle."""
+        until, planned = state.max_duration, self._length
+        assert until is not None
+        begun = state.timestamp.batch.value
+        beyond = planned is None or until.unit != planned.unit or until > planned
+        if beyond and planned is not None and begun:
             raise ValueError(
-                f"this run's phases were planned for {self._began_with!r}, and it has trained for "
-                f"{state.timestamp.batch.value} batches of them; max_duration={length!r} would divide it anew in the "
-                f"middle. Train the whole plan in one fit()"
+                f"this run's phases were planned for {planned.to_timestring()!r}, and it has trained for {begun} "
+                f"batches of them; max_duration={until.to_timestring()!r} would divide it anew in the middle. Build "
+                f"the Trainer with a max_duration of all that you will train"
             )
-        self._began_with = length
+        if beyond or planned is None:
+            self._divide(_check_unit(until))
+            self._length = until
+        elif until < planned:
+            warnings.warn(
+                f"this fit() ends at {until.to_timestring()!r}, while the phases are planned for "
+                f"{planned.to_timestring()!r}: call fit() again to go on, or build the Trainer with the max_duration "
+                f"that you mean",
+                stacklevel=2,
+            )
+        self.plan(state)
         self._entered = None
 
     def batch_start(self, state: State, logger: Logger) -> None:
@@ -221,6 +248,12 @@ def position_of(state: State) -> Position:
         return switch.position(state)
     elapsed = state.get_elapsed_duration()
     return Position(Phase.MIX, 0.0 if elapsed is None else min(1.0, elapsed.value))
+
+
+def _check_unit(length: Time) -> Time:
+    if length.unit not in _UNITS:
+        raise ValueError(f"max_duration={length.to_timestring()!r} must be in epochs ('ep') or batches ('ba')")
+    return length
 
 
 def _parse(name: str, duration: Duration | None) -> Time | None:

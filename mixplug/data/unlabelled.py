@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -12,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
+
+from mixplug.data.randomness import random_state, seeded_state, set_random_state
+from mixplug.data.rewinding import samplers_of
 
 
 class UnlabelledBatches:
@@ -58,7 +60,7 @@ class UnlabelledBatches:
         seed, epoch, again = self._stream
         own = _OwnRandomness(int(np.random.SeedSequence((seed, epoch, again)).generate_state(1)[0]))
         with own.in_force():
-            for holder in _samplers_of(self.loader):
+            for holder in samplers_of(self.loader):
                 if hasattr(holder, "set_epoch"):
                     # A prime keeps the further passes of one epoch apart from the passes of the next ones.
                     holder.set_epoch(epoch + 1_000_003 * again)
@@ -160,33 +162,15 @@ class _OwnRandomness:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        numpy = np.random.RandomState(seed).get_state()
-        self._state = (random.Random(seed).getstate(), numpy, torch.Generator().manual_seed(seed).get_state())
+        self._state = seeded_state(seed)
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Swap these in for the global ones, and back."""
-        outside = _random_state()
-        _set_random_state(self._state)
+        outside = random_state()
+        set_random_state(self._state)
         try:
             yield
         finally:
-            self._state = _random_state()
-            _set_random_state(outside)
-
-
-def _samplers_of(loader: Any) -> list[Any]:
-    """The loader and its samplers: whatever may have an epoch or a generator to set."""
-    outer = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    return [holder for holder in (*outer, getattr(outer[2], "sampler", None)) if holder is not None]
-
-
-def _random_state() -> tuple[Any, Any, Tensor]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-
-
-def _set_random_state(state: tuple[Any, Any, Tensor]) -> None:
-    python, numpy, cpu = state
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
-    torch.set_rng_state(cpu)
+            self._state = random_state()
+            set_random_state(outside)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone
@@ -38,6 +39,12 @@ class Objective(nn.Module, ABC):
     Views are made on the device from the batch's one image tensor, so a batch stays ``(x, y)`` and Composer's
     microbatch split stays right. A momentum copy runs its own passes under ``torch.no_grad()``.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have TorchScript leave the objective out: a model is exported with its head, but runs without it."""
+        super().__init_subclass__(**options)
+        if "forward" in cls.__dict__:
+            cls.forward = torch.jit.ignore(cls.forward)  # type: ignore[method-assign]
 
     @abstractmethod
     def build(self: Self, backbone: ViTBackbone) -> Self:

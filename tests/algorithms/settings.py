@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from composer.models import ComposerClassifier
 from conftest import images, loader, tiny_vit
 from torch.utils.data import DataLoader
 
-from mixplug import MAE, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch, Ramp
+from mixplug import MAE, ExactResumption, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch, Ramp
+from mixplug.data.randomness import random_state
 
 RUN = 6
 """Epochs of a run: 2 of each phase at rho = 0.5."""
@@ -48,6 +50,7 @@ ROWS = [
     Row("MixupSSLData", lambda: [MixupSSLData(ssl_loader())]),
     Row("FusedBackbonePass", lambda: [FusedBackbonePass()]),
     Row("JointLoss", lambda: [JointLoss(0.3), FusedBackbonePass(MAE(mask="input"))]),
+    Row("ExactResumption", lambda: [ExactResumption()]),
     Row("MixTraining features", lambda: [MixTraining()]),
     Row("MixTraining input", lambda: [MixTraining(objective=MAE(mask="input"), reset_optimizer=True)]),
     Row(
@@ -104,3 +107,35 @@ def logged(made: Trainer, name: str) -> list[float]:
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of all parameters."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def resumes_from_every_batch(folder: Path, make: Callable[[], list[Algorithm]], **options: Any) -> int:
+    """Check that weights, optimizer state and random numbers are those of the run never interrupted, bit for bit.
+
+    ``make``, and what makes the "model" and the "train_dataloader" among the options, are called for each run: a new
+    process has new objects.
+    The number of interruptions is returned.
+    """
+
+    def made(**more: Any) -> Trainer:
+        data = {name: value() if name in ("model", "train_dataloader") else value for name, value in options.items()}
+        return trainer(algorithms=make(), **data, **more)
+
+    whole = made(save_folder=str(folder), save_interval="1ba", save_filename="{batch}.pt")
+    whole.fit()
+    random_numbers = random_state()
+    expected, moments = weights(whole.state.model), whole.state.optimizers[0].state_dict()["state"]
+    batches = whole.state.timestamp.batch.value
+    for batch in range(1, batches):
+        resumed = made(load_path=str(folder / f"{batch}.pt"))
+        assert resumed.state.timestamp.batch == batch
+        resumed.fit()
+        assert resumed.state.timestamp.batch == batches
+        torch.testing.assert_close(random_state()["torch"], random_numbers["torch"], rtol=0, atol=0)
+        assert random_state()["python"] == random_numbers["python"]
+        assert torch.equal(random_state()["numpy"][1], random_numbers["numpy"][1])
+        for name, value in weights(resumed.state.model).items():
+            assert torch.equal(value, expected[name]), (batch, name)
+        for index, state in resumed.state.optimizers[0].state_dict()["state"].items():
+            assert all(torch.equal(state[name], moments[index][name]) for name in moments[index]), (batch, index)
+    return batches - 1

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from algorithms.settings import ROWS, RUN, classifier, logged, trainer, weights
+from algorithms.settings import ROWS, RUN, classifier, logged, resumes_from_every_batch, trainer, weights
 from conftest import loader
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -38,20 +38,7 @@ def test_it_trains_the_same_way_twice(row):
 
 @rows
 def test_it_resumes_from_every_batch(row, tmp_path):
-    """Weights, optimizer state and random numbers are those of the run that was never interrupted, bit for bit."""
-    whole = trainer(algorithms=row.make(), save_folder=str(tmp_path), save_interval="1ba", save_filename="{batch}.pt")
-    whole.fit()
-    random_numbers = torch.get_rng_state()
-    expected, moments = weights(whole.state.model), whole.state.optimizers[0].state_dict()["state"]
-    for batch in range(1, whole.state.timestamp.batch.value):
-        resumed = trainer(algorithms=row.make(), load_path=str(tmp_path / f"{batch}.pt"))
-        assert resumed.state.timestamp.batch == batch
-        resumed.fit()
-        assert torch.equal(torch.get_rng_state(), random_numbers), batch
-        for name, value in weights(resumed.state.model).items():
-            assert torch.equal(value, expected[name]), (batch, name)
-        for index, state in resumed.state.optimizers[0].state_dict()["state"].items():
-            assert all(torch.equal(state[name], moments[index][name]) for name in moments[index]), (batch, index)
+    assert resumes_from_every_batch(tmp_path, row.make) >= 3 * RUN - 1
 
 
 @rows

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from algorithms.settings import classifier, logged, trainer
+from algorithms.settings import classifier, logged, trainer, weights
 from composer import Trainer
 from composer.core import Callback, Time
 from conftest import loader
 
-from mixplug import MAE, MixTraining, PhaseSwitch
+from mixplug import MAE, MixTraining, PhaseScheduler, PhaseSwitch
 
 
 class Recorder(Callback):
@@ -199,6 +199,27 @@ def test_dividing_a_run_anew_in_its_middle_is_refused():
     made.fit(duration="3ep")
     with pytest.raises(ValueError, match=r"planned for '3ep'.*max_duration='6ep'"):
         made.fit(duration="3ep")
+
+
+@pytest.mark.parametrize("piece", ["1ep", "2ep", "3ep"])
+def test_a_run_in_pieces_is_the_run(piece):
+    """A Trainer built with the whole length may train it fit by fit."""
+    options = {"max_duration": "6ep", "schedulers": PhaseScheduler()}
+    whole = trainer(algorithms=[MixTraining(reset_optimizer=True)], **options)
+    whole.fit()
+    pieces = trainer(algorithms=[MixTraining(reset_optimizer=True)], **options)
+    while pieces.state.timestamp.epoch < 6:
+        pieces.fit(duration=piece)
+    assert pieces.state.timestamp.batch == whole.state.timestamp.batch
+    for name, value in weights(whole.state.model).items():
+        assert torch.equal(value, weights(pieces.state.model)[name]), name
+    with pytest.raises(ValueError, match=r"planned for '6ep'.*max_duration='7ep'"):
+        pieces.fit(duration="1ep")
+
+
+def test_a_piece_of_a_run_is_announced():
+    with pytest.warns(UserWarning, match="ends at '2ep', while the phases are planned for '6ep'"):
+        trainer(algorithms=[MixTraining()]).fit(duration="2ep")
 
 
 def test_reset_forgets_moments_at_each_switch():

@@ -1,0 +1,101 @@
+"""ExactResumption: a run resumed in mid-epoch sees the labelled batches that it would have seen.
+
+What it does
+    Keeps the state of the random numbers from which an epoch's order is drawn, and goes back to it when the run is
+    resumed in the middle of that epoch. Composer draws the orders of all epochs before again instead, which gives
+    other batches if anything else draws from torch's global generator: on a CPU, masks, dropout and MixUp do. A
+    ``generator`` given to a DataLoader is kept likewise.
+
+When to use it
+    It is part of MixTraining. On its own it serves any Composer run with a shuffling DataLoader.
+
+Caveats
+    Random transforms of workers that live on between epochs (``persistent_workers=True``) are not repeated. With
+    another number of processes than the checkpoint's, only what a sampler makes of the epoch's number is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from composer.core import State
+from composer.loggers import Logger
+from composer.utils import dist
+from torch.utils.data import DataLoader
+
+from mixplug.algorithms.base import PhasedAlgorithm
+from mixplug.data.randomness import random_state, set_random_state
+from mixplug.data.rewinding import RewoundLoader, order_of, set_generators
+
+
+class ExactResumption(PhasedAlgorithm):
+    """Repeats the order of the epoch in which a checkpoint was saved."""
+
+    rank = 5
+
+    def __init__(self) -> None:
+        self._loader: Any = None
+        self._epoch_start: dict[str, Any] | None = None
+        self._saved: dict[str, Any] | None = None
+        self._random: dict[str, Any] | None = None
+
+    def progress(self) -> dict[str, Any]:
+        """The order of this epoch and what the next one's is drawn from, of each process."""
+        if self._loader is None:
+            return {}
+        own = {"epoch_start": self._epoch_start, "generators": order_of(self._loader)["generators"]}
+        return {"processes": dist.all_gather_object(own)}
+
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        """See the base class."""
+        processes = progress.get("processes", [])
+        self._saved = processes[dist.get_global_rank()] if len(processes) == dist.get_world_size() else None
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Begin with a new Trainer."""
+        self._loader = self._epoch_start = self._saved = self._random = None
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Before Composer draws from the loaders, see to it that nothing comes of that."""
+        self._loader = state.train_dataloader
+        if self._saved is None and state.timestamp.batch.value > 0:  # a further fit() of one Trainer
+            generators = order_of(self._loader)["generators"]
+            self._saved = {"epoch_start": self._epoch_start, "generators": generators}
+            self._random = random_state()  # of a checkpoint, Composer puts them back
+        again = state.timestamp.batch_in_epoch.value
+        if self._saved is None or again == 0:
+            return
+        self._epoch_start = self._saved["epoch_start"]
+        # Only torch's own loader draws its order from here, and the SSL phase may pass over other data.
+        if self._epoch_start and state.dataloader is self._loader and isinstance(self._loader, DataLoader):
+            epoch = state.timestamp.epoch.value
+            _exchange(state, RewoundLoader(self._loader, self._epoch_start, epoch, again, self._random))
+            self._saved = None
+        self._random = None
+
+    def epoch_start(self, state: State, logger: Logger) -> None:
+        """Keep what the order of this epoch is drawn from."""
+        self.fit_end(state, logger)
+        if self._saved is not None:
+            set_generators(self._loader, self._saved["generators"])
+        if self._random is not None:
+            set_random_state(self._random)
+        self._saved = self._random = None
+        self._epoch_start = order_of(self._loader)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Leave the user's own loader."""
+        if isinstance(state.dataloader, RewoundLoader):
+            _exchange(state, self._loader)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def _exchange(state: State, loader: Any) -> None:
+    """Pass over ``loader`` instead, for as many batches."""
+    length = state.dataloader_len
+    state.set_dataloader(loader, state.dataloader_label, -1)
+    if length is not None:
+        state.dataloader_len = length
