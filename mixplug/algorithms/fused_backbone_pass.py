@@ -32,6 +32,7 @@ from composer.utils import dist
 from torch import Tensor, nn
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
+from mixplug.algorithms.companions import hide_head_from_freezing, refuse_unfit, show_head_to_copies
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.optimizers import add_beside, create_missing_state
@@ -53,7 +54,7 @@ class FusedBackbonePass(PhasedAlgorithm):
     Raises:
         TypeError: ``objective`` is neither 'auto' nor an :class:`mixplug.Objective`; at INIT, the model holds no
             vision transformer.
-        ValueError: at INIT, the objective cannot work on this model.
+        ValueError: at INIT, the objective cannot work on this model, or an algorithm cannot work beside it.
     """
 
     rank = 3
@@ -76,6 +77,7 @@ class FusedBackbonePass(PhasedAlgorithm):
 
     def init(self, state: State, logger: Logger) -> None:
         """Give the model its self-supervised head and the optimizer its parameters."""
+        refuse_unfit(state)
         model = state.model
         self._backbone = backbone_of(model, self.backbone_path)
         present = getattr(model, "ssl_objective", None)
@@ -91,9 +93,15 @@ class FusedBackbonePass(PhasedAlgorithm):
             )
         for optimizer in state.optimizers:
             add_beside(optimizer, self._attached.parameters(), self._backbone.encoder_parameters)
+        show_head_to_copies(state, logger)
+        hide_head_from_freezing(state)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Give every parameter its optimizer state, so that a checkpoint of any phase can be loaded."""
+        assert self._backbone is not None
+        if self._backbone._after_norm not in self._backbone.vit.norm._forward_hooks.values():
+            # LowPrecisionLayerNorm has put another module there since INIT, where Composer lets it be last.
+            self._backbone = ViTBackbone(self._backbone.vit)
         for optimizer in state.optimizers:
             create_missing_state(optimizer)
 
