@@ -107,7 +107,8 @@ class ViTBackbone:
         self.num_heads: int = next(count for count in heads if count is not None)
         self.num_prefix_tokens: int = vit.num_prefix_tokens
         self.patch_size: tuple[int, int] = tuple(vit.patch_embed.patch_size)
-        self.in_chans: int = vit.patch_embed.proj.in_channels
+        # Composer's BlurPool and SqueezeExcite put modules that hold the convolution in its place.
+        self.in_chans: int = next(m for m in vit.patch_embed.proj.modules() if isinstance(m, nn.Conv2d)).in_channels
         self.normalised: bool = not isinstance(vit.norm, nn.Identity)
         self._pass: BackbonePass | None = None
         self._hooks: list[RemovableHandle] = []

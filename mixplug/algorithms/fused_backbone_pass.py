@@ -36,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
+from mixplug.algorithms.companions import hide_head_from_freezing, refuse_unfit, show_head_to_copies
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.optimizers import add_beside, create_missing_state
@@ -57,7 +58,7 @@ class FusedBackbonePass(PhasedAlgorithm):
     Raises:
         TypeError: ``objective`` is neither 'auto' nor an :class:`mixplug.Objective`; at INIT, the model holds no
             vision transformer.
-        ValueError: at INIT, the objective cannot work on this model.
+        ValueError: at INIT, the objective cannot work on this model, or an algorithm cannot work beside it.
     """
 
     rank = 3
@@ -80,6 +81,7 @@ class FusedBackbonePass(PhasedAlgorithm):
 
     def init(self, state: State, logger: Logger) -> None:
         """Give the model its self-supervised head and the optimizer its parameters."""
+        refuse_unfit(state)
         model = state.model
         self._backbone = backbone_of(model, self.backbone_path)
         present = getattr(model, "ssl_objective", None)
@@ -99,6 +101,8 @@ class FusedBackbonePass(PhasedAlgorithm):
         for optimizer in state.optimizers:
             add_beside(optimizer, self._attached.parameters(), self._backbone.encoder_parameters)
         self._backbone.detach()
+        show_head_to_copies(state, logger)
+        hide_head_from_freezing(state)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Attach to the model, and give every parameter its optimizer state for checkpoints of any phase."""

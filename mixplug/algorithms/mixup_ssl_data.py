@@ -14,8 +14,10 @@ Hyperparameters
 Caveats
     Partners come from their own random stream, a function of the seed and the epoch: they disturb neither the
     order of the labelled data nor anything else random. Both data sets must give normalised images of one
-    shape. While the SSL phase passes over unlabelled data, class 0 stands in for the labels that the model's
-    ``loss`` asks for; that loss weighs nothing and is logged as NaN, and training accuracy says nothing.
+    shape. While the SSL phase passes over unlabelled data, zeros of the labels' shape and type (class 0, where no
+    labelled sample can be looked at) stand in for the labels that the model's ``loss`` asks for; that loss weighs
+    nothing and is logged as NaN, and training accuracy says nothing. SelectiveBackprop, which would choose images
+    by it, is refused unless it starts after the SSL phase.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from composer.algorithms import SelectiveBackprop
 from composer.core import State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
@@ -31,7 +34,7 @@ from torch import Tensor
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
 from mixplug.checks import check_real
-from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, length_of, shape_of
+from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, blank_label_of, length_of, shape_of
 from mixplug.mixing import MixingFunction, mixup_ssl
 from mixplug.phases import Phase
 
@@ -47,7 +50,8 @@ class MixupSSLData(PhasedAlgorithm):
 
     Raises:
         TypeError: ``ssl_dataloader`` is not iterable or ``mixing`` not callable.
-        ValueError: ``ssl_dataloader`` is empty or ``lam`` leaves [0, 1].
+        ValueError: ``ssl_dataloader`` is empty or ``lam`` leaves [0, 1]; at FIT_START, images that cannot be mixed
+            or a SelectiveBackprop that starts in the SSL phase.
     """
 
     rank = 2
@@ -100,8 +104,10 @@ class MixupSSLData(PhasedAlgorithm):
         if state.dataloader is self.ssl_dataloader.loader:
             self._same_data = True  # g(D_ssl, D_sl) = D_sl
             return
+        _refuse_choosing_by_placeholders(state)
         if state.dataloader is not self.ssl_dataloader:
             self._refuse_other_shapes(state)
+            self.ssl_dataloader.blank_label = blank_label_of(state.dataloader)
             self._sl_dataloader, self._sl_label = state.dataloader, state.dataloader_label or "train"
             self._sl_length = state.dataloader_len
             full = length_of(state.dataloader)
@@ -167,6 +173,27 @@ class MixupSSLData(PhasedAlgorithm):
     def __repr__(self) -> str:
         mixing = getattr(self.mixing, "__name__", repr(self.mixing))
         return f"{type(self).__name__}(ssl_dataloader={self.ssl_dataloader!r}, mixing={mixing}, lam={self.lam!r})"
+
+
+def _refuse_choosing_by_placeholders(state: State) -> None:
+    """In the SSL phase over unlabelled data SelectiveBackprop would choose images by the loss of no label."""
+    switch = find(state, PhaseSwitch)
+    first = None if switch is None else switch.plan(state).phases[0]
+    if switch is None or first is None or first.phase is not Phase.SSL:
+        return
+    # Divided as Composer divides the elapsed time, so that what the message says is accepted.
+    end = first.stop / switch.plan(state).total
+    for algorithm in state.algorithms:
+        if (
+            isinstance(algorithm, SelectiveBackprop)
+            and algorithm.keep < 1
+            and algorithm.start < min(algorithm.end, end)
+        ):
+            raise ValueError(
+                f"SelectiveBackprop(start={algorithm.start}, end={algorithm.end}) chooses images by their supervised "
+                f"loss, but the images of ssl_dataloader have no labels and the SSL phase lasts until {end} of the "
+                f"run; use start={end}"
+            )
 
 
 def _capped(length: int | None, subset: int) -> int | None:

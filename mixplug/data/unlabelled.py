@@ -50,6 +50,8 @@ class UnlabelledBatches:
             )
         self.loader = loader
         self.batch_size = getattr(loader, "batch_size", None)
+        self.blank_label = torch.zeros((), dtype=torch.long)
+        """What stands in for the label of each image: zeros, here one class."""
         self._stream = (0, 0, 0)
 
     def begin(self, seed: int, epoch: int, again: int = 0) -> None:
@@ -77,7 +79,8 @@ class UnlabelledBatches:
                 return
             empty = False
             images = images_of(batch)
-            yield [images, torch.zeros(len(images), dtype=torch.long, device=images.device)]
+            blank = self.blank_label
+            yield [images, torch.zeros(len(images), *blank.shape, dtype=blank.dtype, device=images.device)]
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -142,11 +145,27 @@ def shape_of(loader: Any) -> tuple[int, ...] | None:
 
     Looks at one sample of a map-style data set, with random numbers of its own.
     """
+    sample = _batch_of_one(loader)
+    return None if sample is None else tuple(images_of(sample).shape[1:])
+
+
+def blank_label_of(loader: Any) -> Tensor:
+    """Zeros of the shape and type of one label of ``loader``; class 0 if that takes a pass to learn.
+
+    A loss for several labels at once (floats, one for each class) or for dense ones cannot take a class.
+    """
+    sample = _batch_of_one(loader)
+    if isinstance(sample, (tuple, list)) and len(sample) > 1 and isinstance(sample[1], Tensor) and sample[1].ndim:
+        return torch.zeros_like(sample[1][0])
+    return torch.zeros((), dtype=torch.long)
+
+
+def _batch_of_one(loader: Any) -> Any:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return None
     with _OwnRandomness(0).in_force():
         collate = loader.collate_fn or default_collate
-        return tuple(images_of(collate([loader.dataset[0]])).shape[1:])
+        return collate([loader.dataset[0]])
 
 
 def length_of(loader: Any) -> int | None:

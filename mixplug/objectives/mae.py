@@ -110,6 +110,9 @@ class MAE(Objective):
             )
         if self.norm_pix and rows * columns * backbone.in_chans < 2:
             raise ValueError("norm_pix=True needs patches of at least 2 values to have a variance; these have 1")
+        embed = backbone.vit.patch_embed
+        if embed.strict_img_size and embed.num_patches == 1:
+            raise ValueError(f"MAE hides patches, but {embed.img_size} is a single one: use a smaller patch_size")
         # timm moves the final norm behind the pooling for avg-pooled models: the tokens then come as the
         # residual stream left them, and the decoder brings the norm.
         self.encoder_norm = nn.Identity() if backbone.normalised else nn.LayerNorm(backbone.embed_dim, eps=1e-6)

@@ -2,51 +2,110 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import math
+from pathlib import Path
 
 import composer.algorithms as ca
 import pytest
 import torch
 import torch.nn.functional as F
+from algorithms.companions import COMPOSERS, NOT_IMAGES, NOTE, OWN, REFUSED, TABLE, WORKS, rows
 from algorithms.settings import classifier, logged, ssl_loader, trainer
-from composer.core import Algorithm, Event
+from composer.core import Algorithm, Callback, Event
 from conftest import images, labels, loader
+from torch import nn
 
+import mixplug.algorithms
 from mixplug import MAE, JointLoss, MixTraining, Phase
 
-STACKED = {
-    "MixUp": lambda: ca.MixUp(),
-    "MixUp, loss": lambda: ca.MixUp(interpolate_loss=True),
-    "CutMix": lambda: ca.CutMix(),
-    "CutMix, loss": lambda: ca.CutMix(interpolate_loss=True),
-    "LabelSmoothing": lambda: ca.LabelSmoothing(0.1),
-    "SelectiveBackprop": lambda: ca.SelectiveBackprop(start=0.1, end=0.9, keep=0.5, interrupt=0),
-    "EMA": lambda: ca.EMA(half_life="2ba"),
-    "SAM": lambda: ca.SAM(interval=1),
-    "SWA": lambda: ca.SWA(swa_start="0.5dur", swa_end="0.9dur", update_interval="1ba"),
-    "GradientClipping": lambda: ca.GradientClipping("norm", 0.5),
-    "LayerFreezing": lambda: ca.LayerFreezing(freeze_start=0.5),
-    "ChannelsLast": lambda: ca.ChannelsLast(),
-    "LowPrecisionLayerNorm": lambda: ca.LowPrecisionLayerNorm(),
-    "WeightStandardization": lambda: ca.WeightStandardization(),
-    "CutOut": lambda: ca.CutOut(),
-    "ProgressiveResizing, resize": lambda: ca.ProgressiveResizing("resize", 0.5, 0.3, 0.2, 2),
-    "ProgressiveResizing, crop": lambda: ca.ProgressiveResizing("crop", 0.5, 0.3, 0.2, 2),
-}
+RUNS, FAILS = rows(WORKS, NOTE), rows(REFUSED, NOT_IMAGES)
+README = Path(__file__).parents[2] / "README.md"
 
 
-@pytest.mark.parametrize("data", ["equal", "other"])
-@pytest.mark.parametrize("place", ["before", "after"])
-@pytest.mark.parametrize("name", STACKED)
-def test_it_runs_through_all_phases_and_evaluates(name, place, data):
-    mixing = MixTraining(objective=MAE(mask="input"), ssl_dataloader=ssl_loader() if data == "other" else None)
-    other = STACKED[name]()
-    model = classifier(dynamic_img_size=True)
-    made = trainer(model, [mixing, other] if place == "after" else [other, mixing], eval_dataloader=loader())
+def stacked(name, place, data, table=None):
+    """The two algorithms in the order of ``place``, and what to train and evaluate on."""
+    companion, make = (table or RUNS)[name]
+    ssl = companion.kind.ssl() if data == "other" else None
+    mixing, other = MixTraining(objective=MAE(mask="input"), ssl_dataloader=ssl), make()
+    options = {"train_dataloader": companion.kind.train(), "eval_dataloader": companion.kind.train()}
+    return companion, [mixing, other] if place == "after" else [other, mixing], options
+
+
+class CleanLogits(Callback):
+    """Compares the logits of each evaluation with those of the model without mixplug and with the same weights."""
+
+    def __init__(self, companion):
+        self.companion, self.right, self.evaluations = companion, 0, 0
+
+    def eval_start(self, state, logger):
+        if self.companion.rebuilds:
+            self.plain = copy.deepcopy(state.model.module)
+            vit = getattr(self.plain, "vit", self.plain)
+            vit.patch_drop, vit.norm._forward_hooks, vit.patch_embed._forward_pre_hooks = nn.Identity(), {}, {}
+        else:
+            self.plain = self.companion.kind.model().module
+            self.plain.load_state_dict(state.model.module.state_dict(), strict=True)
+        self.plain.eval()
+        self.right = 0
+        self.evaluations += 1
+
+    def eval_after_forward(self, state, logger):
+        images, targets = state.batch
+        torch.testing.assert_close(state.outputs, self.plain(images), rtol=0, atol=1e-6)
+        self.right += int((state.outputs.argmax(1) == targets).sum())
+
+
+@pytest.mark.parametrize(
+    ("place", "data"),
+    [
+        ("before", "equal"),
+        ("after", "other"),
+        pytest.param("before", "other", marks=pytest.mark.slow),
+        pytest.param("after", "equal", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs_through_all_phases_and_evaluates_clean_logits(name, place, data):
+    companion, algorithms, options = stacked(name, place, data)
+    clean = CleanLogits(companion)
+    made = trainer(companion.kind.model(), algorithms, max_duration="3ep", callbacks=[clean], **options)
     made.fit()
     assert {int(p) for p in logged(made, "mixtraining/phase")} == {0, 1, 2}
     assert all(math.isfinite(total) for total in logged(made, "loss/train/total"))
-    assert 0 <= made.state.eval_metric_values["MulticlassAccuracy"] <= 1
+    assert clean.evaluations == 3
+    assert made.state.eval_metric_values["MulticlassAccuracy"] == pytest.approx(clean.right / 20)
+
+
+def refused_trainer(name, place):
+    companion, algorithms, options = stacked(name, place, "equal", FAILS)
+    return trainer(companion.kind.model(), algorithms, **options)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("name", FAILS)
+def test_what_cannot_be_right_is_refused_by_name(name, place):
+    if name == "Alibi" and importlib.util.find_spec("transformers"):
+        pytest.skip("with the transformers package it only warns that it had no effect")
+    errors = (ValueError, TypeError, RuntimeError, ImportError)
+    with pytest.raises(errors, match=FAILS[name][0].message):
+        refused_trainer(name, place)
+
+
+def test_the_table_has_every_algorithm_of_composer_and_of_mixplug():
+    for module, table in ((ca, COMPOSERS), (mixplug.algorithms, OWN)):
+        exported = {name: getattr(module, name) for name in module.__all__}
+        algorithms = {n for n, value in exported.items() if isinstance(value, type) and issubclass(value, Algorithm)}
+        assert set(table) == algorithms
+
+
+def test_the_readme_has_the_same_table():
+    section = README.read_text().split("## Stacking with other algorithms")[1].split("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    written = [(name.strip("`"), verdict) for names, verdict, _ in cells[2:] for name in names.split(", ")]
+    assert len(written) == len(dict(written)), "an algorithm has two rows"
+    assert dict(written) == {name: companion.verdict for name, companion in TABLE.items()}
 
 
 class Spy(Algorithm):
@@ -116,14 +175,6 @@ def test_selective_backprop_scores_with_the_users_model():
     made.fit()
     assert {count for _, count in tokens} == {17, 5}
     assert [count for _, count in tokens].count(17) == [count for _, count in tokens].count(5)
-
-
-def test_the_averaged_model_evaluates_without_the_objective():
-    ema = ca.EMA(half_life="1ba")
-    made = trainer(algorithms=[MixTraining(), ema], eval_dataloader=loader())
-    made.fit()
-    assert ema.ema_model is not None
-    assert math.isfinite(made.state.eval_metric_values["CrossEntropy"])
 
 
 def test_joint_loss_needs_terms():

@@ -97,7 +97,9 @@ def test_visible_patches_are_uniform():
 
 
 def test_an_image_of_one_patch_has_nothing_to_hide():
-    mae, backbone = built(tiny_vit(patch_size=8), mask="input")
+    with pytest.raises(ValueError, match="is a single one"):
+        built(tiny_vit(patch_size=8), mask="input")
+    mae, backbone = built(tiny_vit(patch_size=8, dynamic_img_size=True), mask="input")
     with pytest.raises(ValueError, match="nothing to hide"):
         backbone.encode(images(2), mae.request(Phase.SSL))
 
