@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from composer.core import State, get_precision_context
 from composer.loggers import Logger
-from composer.utils import dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.joint_loss import weights_of
@@ -130,7 +130,8 @@ class FusedBackbonePass(PhasedAlgorithm):
         weights = weights_of(state)
         sl, others = _supervised(state.loss)
         ssl = self._ssl_loss
-        if dist.get_world_size() > 1:
+        # FSDP waits for no gradients, and what it holds of a parameter between passes is a shard.
+        if isinstance(state.model, DistributedDataParallel):
             if ssl is not None and weights.sl == 0:
                 ssl = _keep_in_graph(ssl, self._supervised_only(state))
             elif weights.ssl == 0:
