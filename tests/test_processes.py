@@ -1,41 +1,170 @@
-"""Two processes train one model (gloo). Run by name: pytest -m slow."""
+"""Two, three and four processes train one model (gloo). Run by name: pytest -m slow.
+
+What the processes do is in processes.py; a number of them starts once, and the tests read what they left.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import processes
 import pytest
 import torch
+from torch.utils.data import DistributedSampler
 
-SCRIPT = """
-import sys
-import torch
-sys.path.insert(0, {tests!r})
-from algorithms.settings import ROWS, trainer
-from composer.utils import dist
-from conftest import images, labels
-from torch.utils.data import DataLoader, TensorDataset
+pytestmark = pytest.mark.slow
 
-dist.initialize_dist("cpu")
-row = next(row for row in ROWS if row.name == {row!r})
-data = TensorDataset(images(20), labels(20))
-loader = DataLoader(data, batch_size=4, sampler=dist.get_sampler(data, shuffle=True))
-made = trainer(algorithms=row.make(), train_dataloader=loader, max_duration="6ep", ddp_sync_strategy="single_auto_sync")
-assert not made._find_unused_parameters
-made.fit()
-torch.save(made.state.model.module.state_dict(), {out!r} + f"/{{dist.get_global_rank()}}.pt")
-"""
+ROOT = Path(__file__).parent
+WORLDS = (2, 3, 4)
+PATIENCE = 300
+"""Seconds: no number of processes takes half of it on two cores."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ["MixTraining features", "MixTraining input", "MixTraining ramps"])
-def test_two_processes_hold_the_same_weights(row, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), row=row, out=str(tmp_path)))
-    command = [sys.executable, "-m", "composer.cli.launcher", "-n", "2", "--master_port", "29517", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+def cases(kind: str) -> Any:
+    """Each number of processes with each of its rows."""
+    check = processes.CHECKS[kind]
+    return pytest.mark.parametrize(("world", "row"), [(w, name) for w in WORLDS for name in check.names(w)])
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of N processes saw, by rank."""
+
+    @cache
+    def launch(world):
+        folder = tmp_path_factory.mktemp(f"{world}processes")
+        return folder, *composer_launch(world, folder)
+
+    def results(world):
+        folder, code, output = launch(world)
+        assert code == 0, output
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+    return cache(results)
+
+
+def composer_launch(world: int, folder: Path) -> tuple[int | None, str]:
+    """The exit code of ``composer -n world``, None if it hung, and its output."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "composer.cli.launcher", "-n", str(world), "--master_port", str(port)]
+    # The launcher forgets its children when it is killed: a session of its own lets all of them be.
+    launched = subprocess.Popen(
+        [*command, str(ROOT / "processes.py"), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT.parent), os.environ.get("PYTHONPATH", "")])},
+    )
+    try:
+        output, _ = launched.communicate(timeout=PATIENCE)
+        return launched.returncode, output
+    except subprocess.TimeoutExpired:
+        os.killpg(launched.pid, signal.SIGKILL)
+        return None, f"no end after {PATIENCE} s\n{launched.communicate()[0]}"
+
+
+@cases("same weights")
+def test_all_processes_hold_the_same_weights_after_each_batch(ranks, world, row):
+    first, *others = (result["same weights"][row] for result in ranks(world))
+    assert set(first["logged"].get("mixtraining/phase", [0, 1, 2])) == {0, 1, 2}
+    assert not torch.equal(first["weights"][0], first["weights"][-1])
+    for other in others:
+        assert torch.equal(first["weights"], other["weights"])
+
+
+@cases("same weights")
+def test_gradient_sync_overlaps_with_the_backward_pass(ranks, world, row):
+    for result in ranks(world):
+        made = result["same weights"][row]
+        assert made["ddp"]
+        assert made["sync"] == "single_auto_sync"
+        assert made["find_unused_parameters"] is False
+
+
+@cache
+def alone(row: str) -> dict[str, Any]:
+    return processes.LIKE_ONE_PROCESS[row]()
+
+
+@cases("like one process")
+def test_several_processes_train_as_one_does_with_the_same_total_batches(ranks, world, row):
+    one = alone(row)
+    phases = one["logged"]["mixtraining/phase"]
+    assert set(phases) == {0, 1, 2}
+    assert not one["ddp"]
+    for result in ranks(world):
+        several = result["like one process"][row]
+        assert several["logged"]["mixtraining/phase"] == phases
+        for batch, (mine, its) in enumerate(zip(one["weights"], several["weights"], strict=True)):
+            torch.testing.assert_close(mine, its, rtol=0, atol=1e-10, msg=lambda m, b=batch: f"batch {b}: {m}")
+        for name, values in one["logged"].items():
+            its = several["logged"][name]
+            torch.testing.assert_close(torch.tensor(its), torch.tensor(values), rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def shard(images: int, world: int, rank: int, epoch: int, drop_last: bool) -> list[int]:
+    """What ``get_sampler(dataset, shuffle=True)`` and a loader give a process in an epoch."""
+    sampler = DistributedSampler(range(images), world, rank, shuffle=True)  # type: ignore[arg-type]
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    return order[: len(order) // processes.UNEVEN_BATCH * processes.UNEVEN_BATCH] if drop_last else order
+
+
+@cases("uneven")
+def test_uneven_data_loses_no_sample(ranks, world, row):
+    results = [result["uneven"][row] for result in ranks(world)]
+    sl, ssl, drop_last = (results[0][name] for name in ("sl", "ssl", "drop_last"))
+    for rank, result in enumerate(results):
+        seen = result["phases"]
+        assert seen["SSL"]["ssl"] == shard(ssl, world, rank, 0, drop_last)
+        assert seen["MIX"]["sl"] == shard(sl, world, rank, 1, drop_last)
+        assert seen["SL"]["sl"] == shard(sl, world, rank, 2, drop_last)
+        assert len(seen["MIX"]["ssl"]) == len(seen["MIX"]["sl"]), "a partner for each labelled image"
+    if not drop_last:
+        for phase, data, count in (("SSL", "ssl", ssl), ("MIX", "sl", sl), ("SL", "sl", sl)):
+            assert set().union(*(result["phases"][phase][data] for result in results)) == set(range(count))
+
+
+@cases("uneven")
+def test_partners_come_from_a_shard_of_each_process(ranks, world, row):
+    """Together the processes' first passes over the SSL data hold each image once, padding aside."""
+    results = [result["uneven"][row] for result in ranks(world)]
+    ssl, drop_last = results[0]["ssl"], results[0]["drop_last"]
+    share = len(shard(ssl, world, 0, 0, drop_last))
+    firsts = [number for result in results for number in result["phases"]["MIX"]["ssl"][:share]]
+    assert len(firsts) - len(set(firsts)) <= -ssl % world
+    if not drop_last and len(firsts) == share * world:
+        assert set(firsts) == set(range(ssl))
+
+
+@pytest.mark.parametrize("phase", processes.RESUMED_AFTER)
+def test_processes_resumed_in_the_middle_of_an_epoch_go_on_bit_for_bit(ranks, phase):
+    for result in ranks(2):
+        whole, resumed = result["resumed"]["whole"], result["resumed"][phase]
+        start = processes.RESUMED_AFTER[phase]
+        assert whole["logged"]["mixtraining/phase"][start] == list(processes.RESUMED_AFTER).index(phase)
+        assert len(resumed["weights"]) == len(whole["weights"]) - start
+        assert torch.equal(resumed["weights"], whole["weights"][start:])
+
+
+def test_ssl_data_that_is_not_sharded_is_refused(ranks):
+    for result in ranks(2):
+        refusal = result["shards"]["refusal"]
+        assert "all 2 processes would train on the same images" in refusal
+        assert "sampler=composer.utils.dist.get_sampler(dataset, shuffle=True)" in refusal
+
+
+def test_unequal_shards_end_with_the_shortest_and_are_told_where_that_can_be_known(ranks):
+    for result in ranks(2):
+        assert result["shards"]["batches"] == [2 + 3 + 3] * 2
+        assert ["has [2, 3] batches" in text for text in result["shards"]["warnings"]] == [True]

@@ -18,10 +18,17 @@ Caveats
     labelled sample can be looked at) stand in for the labels that the model's ``loss`` asks for; that loss weighs
     nothing and is logged as NaN, and training accuracy says nothing. SelectiveBackprop, which would choose images
     by it, is refused unless it starts after the SSL phase.
+
+Several processes
+    Each process passes over its own shard of the SSL data and draws its partners from it. A DataLoader of a
+    map-style data set needs a DistributedSampler, as the train_dataloader does. Iterable data sets and iterables
+    that are no DataLoader cannot be checked: they have to give each process its own share themselves, and equally
+    many batches, because Composer ends an epoch as soon as the first process has no more.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +37,7 @@ from composer.core import State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
@@ -44,14 +52,17 @@ class MixupSSLData(PhasedAlgorithm):
 
     Args:
         ssl_dataloader: Batches of images ``(B, C, H, W)`` alone or ``(images, anything)``, shuffled; None, or the
-            train_dataloader itself, if the SSL data is the labelled data.
+            train_dataloader itself, if the SSL data is the labelled data. With several processes, a DataLoader of
+            a map-style data set with ``sampler=composer.utils.dist.get_sampler(dataset, shuffle=True)``; anything
+            else has to give each process its own share.
         mixing: ``(x_sl, x_ssl, lam) -> x_mix`` of one shape; see :class:`mixplug.MixingFunction`.
         lam: Share of the labelled image in [0, 1].
 
     Raises:
         TypeError: ``ssl_dataloader`` is not iterable or ``mixing`` not callable.
-        ValueError: ``ssl_dataloader`` is empty or ``lam`` leaves [0, 1]; at FIT_START, images that cannot be mixed
-            or a SelectiveBackprop that starts in the SSL phase.
+        ValueError: ``ssl_dataloader`` is empty or ``lam`` leaves [0, 1]; at INIT, with several processes, one that has
+            the same images for all; at FIT_START, images that cannot be mixed or a SelectiveBackprop that starts
+            in the SSL phase.
     """
 
     rank = 2
@@ -87,6 +98,8 @@ class MixupSSLData(PhasedAlgorithm):
         """Begin with a new Trainer."""
         self._sl_dataloader = None
         self._same_data = False
+        if self.ssl_dataloader is not None and dist.get_world_size() > 1:
+            _refuse_unsharded(self.ssl_dataloader.loader)
 
     def epoch_length(self, state: State, phase: Phase) -> int | None:
         """Batches of an epoch of ``phase``, None if its data has no length."""
@@ -108,6 +121,7 @@ class MixupSSLData(PhasedAlgorithm):
         if state.dataloader is not self.ssl_dataloader:
             self._refuse_other_shapes(state)
             self.ssl_dataloader.blank_label = blank_label_of(state.dataloader)
+            _warn_of_unequal_shards(length_of(self.ssl_dataloader))
             self._sl_dataloader, self._sl_label = state.dataloader, state.dataloader_label or "train"
             self._sl_length = state.dataloader_len
             full = length_of(state.dataloader)
@@ -201,3 +215,27 @@ def _capped(length: int | None, subset: int) -> int | None:
     if subset < 0:
         return length
     return subset if length is None else min(length, subset)
+
+
+def _refuse_unsharded(loader: Any) -> None:
+    """What Composer asks of the train_dataloader; an iterable data set or another iterable shards itself."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    if not any(isinstance(sampler, DistributedSampler) for sampler in samplers):
+        raise ValueError(
+            f"the ssl_dataloader has no DistributedSampler, so all {dist.get_world_size()} processes would train on "
+            f"the same images; build it with sampler=composer.utils.dist.get_sampler(dataset, shuffle=True) instead of "
+            f"shuffle=True"
+        )
+
+
+def _warn_of_unequal_shards(batches: int | None) -> None:
+    """Composer ends an epoch with the first process that has no more batches, and says nothing of the others'."""
+    lengths = dist.all_gather_object(batches)
+    if len(set(lengths)) > 1:
+        warnings.warn(
+            f"the ssl_dataloader has {lengths} batches on the {len(lengths)} processes; epochs of the SSL phase end "
+            f"with the shortest, and what the others have beyond it is not trained on",
+            stacklevel=2,
+        )

@@ -118,7 +118,9 @@ class PartnerStream:
 
     @staticmethod
     def _pass_over(data: UnlabelledBatches, seed: int, epoch: int) -> Iterator[Tensor]:
-        again = 0
+        # Not 0: a sampler seeded by epoch would give labelled data as long as this the very same order, and each
+        # image the same partner in every epoch.
+        again = 1
         while True:
             data.begin(seed, epoch, again)
             for images, _labels in data:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from algorithms.settings import classifier, logged, ssl_loader, trainer
 from composer.core import Callback
+from composer.utils import dist
 from conftest import images, labels, loader
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
 
 from mixplug import MixTraining, MixupSSLData
 
@@ -219,3 +222,56 @@ def test_an_ssl_loader_that_gives_no_batch():
 def test_ssl_batches_that_are_no_images():
     with pytest.raises(TypeError, match="an SSL batch must be a tensor"):
         run([MixTraining(0, ssl_dataloader=[{"pixels": images(4)}])])
+
+
+def test_samplers_of_one_seed_do_not_give_each_image_one_partner_for_ever():
+    """Two data sets of one length, each sharded by get_sampler, would come in the same order in every epoch."""
+    numbers = torch.arange(20.0).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    sl, ssl = TensorDataset(numbers, labels(20)), TensorDataset(numbers)
+    made = [DataLoader(data, batch_size=5, sampler=dist.get_sampler(data, shuffle=True)) for data in (sl, ssl)]
+
+    def first_image(x_sl, x_ssl, lam):
+        pairs.update(zip(x_sl[:, 0, 0, 0].tolist(), x_ssl[:, 0, 0, 0].tolist(), strict=True))
+        return x_sl
+
+    pairs = set()
+    run([MixTraining(1, ssl_dataloader=made[1], mixing=first_image)], train_dataloader=made[0], max_duration="3ep")
+    assert len(pairs) > 40
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(images(8, seed=30))
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+
+def at_init(ssl_dataloader):
+    """What the algorithm does when a Trainer begins: all of it that several processes change, without them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of data that is not shuffled
+        MixupSSLData(ssl_dataloader).init(None, None)
+
+
+def test_ssl_data_that_every_process_would_pass_over_is_refused(two_processes):
+    with pytest.raises(ValueError, match=r"composer\.utils\.dist\.get_sampler\(dataset, shuffle=True\)"):
+        at_init(ssl_loader())
+    with pytest.raises(ValueError, match="all 2 processes"):
+        at_init(DataLoader(images(8), batch_sampler=BatchSampler(range(8), 4, drop_last=False)))
+
+
+def test_sharded_ssl_data_and_what_cannot_be_checked_is_not_refused(two_processes):
+    data = images(8)
+    sampler = dist.get_sampler(data, shuffle=True, num_replicas=2, rank=0)
+    at_init(DataLoader(data, batch_size=4, sampler=sampler))
+    at_init(DataLoader(data, batch_sampler=BatchSampler(sampler, 4, drop_last=False)))
+    at_init(DataLoader(Stream(), batch_size=4))
+    at_init([images(4), images(4)])
+    MixupSSLData().init(None, None)
+
+
+def test_one_process_needs_no_sharding():
+    at_init(ssl_loader())
