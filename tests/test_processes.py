@@ -168,3 +168,21 @@ def test_unequal_shards_end_with_the_shortest_and_are_told_where_that_can_be_kno
     for result in ranks(2):
         assert result["shards"]["batches"] == [2 + 3 + 3] * 2
         assert ["has [2, 3] batches" in text for text in result["shards"]["warnings"]] == [True]
+
+
+@pytest.mark.parametrize("mask", ["features", "input"])
+def test_a_sharded_model_trains_as_a_whole_one_does(ranks, mask):
+    """FSDP2 on CPUs, after every batch of all three phases."""
+    for result in ranks(2):
+        runs = result["sharded model"][mask]
+        assert len(runs["whole"]) == 9
+        # Composer reduces the gradients of sharded models in float32.
+        torch.testing.assert_close(runs["sharded"], runs["whole"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", ["features", "input"])
+def test_a_sharded_model_resumes_bit_for_bit(ranks, mask):
+    for result in ranks(2):
+        runs = result["sharded model"][mask]
+        for batch, resumed in runs["resumed"].items():
+            assert torch.equal(resumed, runs["sharded"][batch:]), batch
