@@ -16,6 +16,12 @@ Caveats
     order of the labelled data nor anything else random. Both data sets must give normalised images of one
     shape. While the SSL phase passes over unlabelled data, class 0 stands in for the labels that the model's
     ``loss`` asks for; that loss weighs nothing and is logged as NaN, and training accuracy says nothing.
+
+Streaming data
+    Either data set, or both, may be a ``StreamingDataset`` (mosaicml-streaming) of its own. The order of its samples
+    is a function of the run's epoch. A run resumed in mid-epoch reads the epoch's batches before over again, as it
+    does with other loaders: that alone repeats random augmentation and restores the random numbers, which Composer
+    leaves as they are where a stream resumes by itself. Save at the end of epochs where reading is slow.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ from torch import Tensor
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
 from mixplug.checks import check_real
+from mixplug.data.streams import rewind, stream_of
 from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, length_of, shape_of
 from mixplug.mixing import MixingFunction, mixup_ssl
 from mixplug.phases import Phase
@@ -94,13 +101,10 @@ class MixupSSLData(PhasedAlgorithm):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Remember the labelled data; a run resumed in mid-epoch gets no EPOCH_START, so choose the data here."""
-        if not self.active:
-            return
-        assert self.ssl_dataloader is not None
-        if state.dataloader is self.ssl_dataloader.loader:
-            self._same_data = True  # g(D_ssl, D_sl) = D_sl
-            return
-        if state.dataloader is not self.ssl_dataloader:
+        if self.active:
+            assert self.ssl_dataloader is not None
+            self._same_data = state.dataloader is self.ssl_dataloader.loader  # g(D_ssl, D_sl) = D_sl
+        if self.active and state.dataloader is not self.ssl_dataloader:
             self._refuse_other_shapes(state)
             self._sl_dataloader, self._sl_label = state.dataloader, state.dataloader_label or "train"
             self._sl_length = state.dataloader_len
@@ -108,22 +112,26 @@ class MixupSSLData(PhasedAlgorithm):
             shortened = self._sl_length is not None and self._sl_length.value != full
             self._subset = self._sl_length.value if shortened and self._sl_length is not None else -1
         self._partners = None
+        self._take_over_streams(state)
         self.epoch_start(state, logger)
+        if self._streaming(state) is not None:
+            # Composer would begin a pass for each epoch before this one to advance a sampler that streams do not have.
+            state.dataset_resumption["train"] = True
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """Choose the data that this epoch passes over."""
-        if not self.active:
-            return
-        assert self.ssl_dataloader is not None
-        if position_of(state).phase is Phase.SSL:
-            self.ssl_dataloader.begin(state.seed, state.timestamp.epoch.value)
-            length = _capped(length_of(self.ssl_dataloader), self._subset)
-            state.set_dataloader(self.ssl_dataloader, self._sl_label, -1 if length is None else length)
-            self._end_epoch_at_switch(state)
-        elif state.dataloader is not self._sl_dataloader:
-            state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
-            if self._sl_length is not None:
-                state.dataloader_len = self._sl_length
+        if self.active:
+            self._choose_data(state)
+        stream = stream_of(state.dataloader)
+        if stream is not None:
+            stream.next_epoch = state.timestamp.epoch.value
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        """Have Composer skip the batches of a resumed epoch: its word for streams is that they skip them themselves."""
+        if "train" in state.dataset_resumption and (
+            state.dataloader is self.ssl_dataloader or stream_of(state.dataloader) is not None
+        ):
+            del state.dataset_resumption["train"]
 
     def after_dataloader(self, state: State, logger: Logger) -> None:
         """Mix partners into the batch."""
@@ -140,6 +148,34 @@ class MixupSSLData(PhasedAlgorithm):
             self._partners.skip(state.timestamp.sample_in_epoch.value // dist.get_world_size())
         partners = self._partners.draw(len(images))
         state.batch_set_item(key=0, value=self.mixing(images, partners.to(images.device), self.lam))
+
+    def _choose_data(self, state: State) -> None:
+        assert self.ssl_dataloader is not None
+        if position_of(state).phase is Phase.SSL:
+            self.ssl_dataloader.begin(state.seed, state.timestamp.epoch.value)
+            length = _capped(length_of(self.ssl_dataloader), self._subset)
+            state.set_dataloader(self.ssl_dataloader, self._sl_label, -1 if length is None else length)
+            self._end_epoch_at_switch(state)
+        elif state.dataloader is not self._sl_dataloader:
+            state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
+            if self._sl_length is not None:
+                state.dataloader_len = self._sl_length
+
+    def _streaming(self, state: State) -> Any:
+        """The streaming data set that this epoch passes over, None if it passes over other data."""
+        loader = state.dataloader
+        return stream_of(loader.loader if isinstance(loader, UnlabelledBatches) else loader)
+
+    def _take_over_streams(self, state: State) -> None:
+        """Have streaming data begin where this run says, not where a checkpoint of an SSL epoch thinks it stopped."""
+        labelled = stream_of(self._sl_dataloader if self.active else state.dataloader)
+        unlabelled = stream_of(getattr(self.ssl_dataloader, "loader", None)) if self.active else None
+        if labelled is not None and labelled is unlabelled:
+            raise ValueError(
+                f"train_dataloader and ssl_dataloader read the same {type(labelled).__name__}, which can give only one "
+                f"pass at a time: build a data set for each, or pass the train_dataloader itself as ssl_dataloader"
+            )
+        rewind(stream for stream in (labelled, unlabelled) if stream is not None)
 
     def _refuse_other_shapes(self, state: State) -> None:
         """Say so before the SSL phase, not after it, if the MIX phase could not mix the images."""
