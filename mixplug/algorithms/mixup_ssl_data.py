@@ -19,9 +19,10 @@ Caveats
 
 Streaming data
     Either data set, or both, may be a ``StreamingDataset`` (mosaicml-streaming) of its own. The order of its samples
-    is a function of the run's epoch. A run resumed in mid-epoch reads the epoch's batches before over again, as it
-    does with other loaders: that alone repeats random augmentation and restores the random numbers, which Composer
-    leaves as they are where a stream resumes by itself. Save at the end of epochs where reading is slow.
+    is a function of the run's epoch. A run resumed in mid-epoch reads the epoch's batches before over again, as with
+    other loaders: Composer restores the random numbers only after batches that it skipped itself, and the SSL data's
+    augmentation is repeated only by doing it again. Where reading is slow, save at the end of epochs. As with other
+    loaders, the labelled data's worker processes (not the SSL data's) draw new random augmentation on resumption.
 """
 
 from __future__ import annotations
