@@ -4,7 +4,9 @@ What it does
     Keeps the state of the random numbers from which an epoch's order is drawn, and goes back to it when the run is
     resumed in the middle of that epoch. Composer draws the orders of all epochs before again instead, which gives
     other batches if anything else draws from torch's global generator: on a CPU, masks, dropout and MixUp do. A
-    ``generator`` given to a DataLoader is kept likewise.
+    ``generator`` given to a DataLoader is kept likewise. A ``StreamingDataset`` (mosaicml-streaming) is told which
+    epoch to give; a resumed epoch is read from its beginning, which is exact but slow where reading is slow: there,
+    save at the end of epochs.
 
 When to use it
     It is part of MixTraining. On its own it serves any Composer run with a shuffling DataLoader.
@@ -27,6 +29,7 @@ from torch.utils.data import DataLoader
 from mixplug.algorithms.base import PhasedAlgorithm
 from mixplug.data.randomness import random_state, set_random_state
 from mixplug.data.rewinding import RewoundLoader, order_of, set_generators
+from mixplug.data.streams import rewind, stream_of
 
 
 class ExactResumption(PhasedAlgorithm):
@@ -59,6 +62,7 @@ class ExactResumption(PhasedAlgorithm):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Before Composer draws from the loaders, see to it that nothing comes of that."""
         self._loader = state.train_dataloader
+        self._take_over_stream(state)
         if self._saved is None and state.timestamp.batch.value > 0:  # a further fit() of one Trainer
             generators = order_of(self._loader)["generators"]
             self._saved = {"epoch_start": self._epoch_start, "generators": generators}
@@ -67,8 +71,7 @@ class ExactResumption(PhasedAlgorithm):
         if self._saved is None or again == 0:
             return
         self._epoch_start = self._saved["epoch_start"]
-        # Only torch's own loader draws its order from here, and the SSL phase may pass over other data.
-        if self._epoch_start and state.dataloader is self._loader and isinstance(self._loader, DataLoader):
+        if self._epoch_start and self._decides_order(state):
             epoch = state.timestamp.epoch.value
             _exchange(state, RewoundLoader(self._loader, self._epoch_start, epoch, again, self._random))
             self._saved = None
@@ -82,15 +85,42 @@ class ExactResumption(PhasedAlgorithm):
         if self._random is not None:
             set_random_state(self._random)
         self._saved = self._random = None
+        stream = stream_of(self._loader)
+        if stream is not None:
+            stream.next_epoch = state.timestamp.epoch.value
         self._epoch_start = order_of(self._loader)
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        """Have Composer skip the batches of a resumed epoch, and then put back the random numbers."""
+        if _is_stream(state.dataloader) or state.dataloader is not self._loader:
+            state.dataset_resumption.pop("train", None)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Leave the user's own loader."""
         if isinstance(state.dataloader, RewoundLoader):
             _exchange(state, self._loader)
 
+    def _take_over_stream(self, state: State) -> None:
+        """Have streaming data begin where this run says, not where a checkpoint of an SSL epoch thinks it stopped."""
+        stream = stream_of(self._loader)
+        if stream is not None:
+            rewind(stream)
+            stream.next_epoch = state.timestamp.epoch.value
+        if _is_stream(state.dataloader):
+            # Composer would begin a pass for each epoch before this one to advance a sampler that streams do not have.
+            state.dataset_resumption["train"] = True
+
+    def _decides_order(self, state: State) -> bool:
+        """Whether the labelled data's order is drawn in this process; the SSL phase may pass over other data."""
+        resumes_itself = "train" in state.dataset_resumption and not _is_stream(self._loader)
+        return state.dataloader is self._loader and isinstance(self._loader, DataLoader) and not resumes_itself
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def _is_stream(loader: Any) -> bool:
+    return stream_of(getattr(loader, "loader", loader)) is not None
 
 
 def _exchange(state: State, loader: Any) -> None:

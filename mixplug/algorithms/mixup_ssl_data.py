@@ -24,6 +24,10 @@ Several processes
     map-style data set needs a DistributedSampler, as the train_dataloader does. Iterable data sets and iterables
     that are no DataLoader cannot be checked: they have to give each process its own share themselves, and equally
     many batches, because Composer ends an epoch as soon as the first process has no more.
+
+Streaming data
+    Either data set, or both, may be a ``StreamingDataset`` (mosaicml-streaming) of its own. The order of its samples
+    is a function of the run's epoch.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
 from mixplug.checks import check_real
+from mixplug.data.streams import rewind, stream_of
 from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, blank_label_of, length_of, shape_of
 from mixplug.mixing import MixingFunction, mixup_ssl
 from mixplug.phases import Phase
@@ -119,6 +124,7 @@ class MixupSSLData(PhasedAlgorithm):
             return
         _refuse_choosing_by_placeholders(state)
         if state.dataloader is not self.ssl_dataloader:
+            _refuse_one_stream(state.dataloader, self.ssl_dataloader.loader)
             self._refuse_other_shapes(state)
             self.ssl_dataloader.blank_label = blank_label_of(state.dataloader)
             _warn_of_unequal_shards(length_of(self.ssl_dataloader))
@@ -128,6 +134,9 @@ class MixupSSLData(PhasedAlgorithm):
             shortened = self._sl_length is not None and self._sl_length.value != full
             self._subset = self._sl_length.value if shortened and self._sl_length is not None else -1
         self._partners = None
+        stream = stream_of(self.ssl_dataloader.loader)
+        if stream is not None:
+            rewind(stream)
         self.epoch_start(state, logger)
 
     def epoch_start(self, state: State, logger: Logger) -> None:
@@ -187,6 +196,15 @@ class MixupSSLData(PhasedAlgorithm):
     def __repr__(self) -> str:
         mixing = getattr(self.mixing, "__name__", repr(self.mixing))
         return f"{type(self).__name__}(ssl_dataloader={self.ssl_dataloader!r}, mixing={mixing}, lam={self.lam!r})"
+
+
+def _refuse_one_stream(labelled: Any, unlabelled: Any) -> None:
+    stream = stream_of(labelled)
+    if stream is not None and stream is stream_of(unlabelled):
+        raise ValueError(
+            f"train_dataloader and ssl_dataloader read the same {type(stream).__name__}, which can give only one pass "
+            f"at a time: build a data set for each, or pass the train_dataloader itself as ssl_dataloader"
+        )
 
 
 def _refuse_choosing_by_placeholders(state: State) -> None:

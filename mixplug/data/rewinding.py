@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mixplug.data.randomness import random_state, set_random_state
+from mixplug.data.streams import stream_of
 
 
 def order_of(loader: Any) -> dict[str, Any]:
@@ -57,6 +58,9 @@ class RewoundLoader:
         for holder in samplers_of(self.loader):
             if hasattr(holder, "set_epoch"):
                 holder.set_epoch(self.epoch)
+        stream = stream_of(self.loader)
+        if stream is not None:
+            stream.next_epoch = self.epoch
         set_random_state(self.order["random"])
         set_generators(self.loader, self.order["generators"])
         for count, batch in enumerate(self.loader, start=1):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, def
 
 from mixplug.data.randomness import random_state, seeded_state, set_random_state
 from mixplug.data.rewinding import samplers_of
+from mixplug.data.streams import stream_of
 
 
 class UnlabelledBatches:
@@ -42,10 +43,10 @@ class UnlabelledBatches:
             )
         if length_of(loader) == 0:
             raise ValueError("the ssl_dataloader is empty: it has no batches; give it data or turn off drop_last")
-        if isinstance(loader, DataLoader) and isinstance(loader.sampler, SequentialSampler):
+        if _unshuffled(loader):
             warnings.warn(
                 "the ssl_dataloader is not shuffled, so each image is mixed with the same partner in every epoch; "
-                "build it with shuffle=True",
+                "build it (or its StreamingDataset) with shuffle=True",
                 stacklevel=2,
             )
         self.loader = loader
@@ -61,11 +62,15 @@ class UnlabelledBatches:
     def __iter__(self) -> Iterator[list[Tensor]]:
         seed, epoch, again = self._stream
         own = _OwnRandomness(int(np.random.SeedSequence((seed, epoch, again)).generate_state(1)[0]))
+        # A prime keeps the further passes of one epoch apart from the passes of the next ones.
+        order = epoch + 1_000_003 * again
         with own.in_force():
+            stream = stream_of(self.loader)
+            if stream is not None:
+                stream.next_epoch = order
             for holder in samplers_of(self.loader):
                 if hasattr(holder, "set_epoch"):
-                    # A prime keeps the further passes of one epoch apart from the passes of the next ones.
-                    holder.set_epoch(epoch + 1_000_003 * again)
+                    holder.set_epoch(order)
                 if isinstance(getattr(holder, "generator", None), torch.Generator):
                     holder.generator.manual_seed(own.seed)
             batches = iter(self.loader)
@@ -176,6 +181,13 @@ def length_of(loader: Any) -> int | None:
         return len(loader) if isinstance(loader, Sized) else None
     except (TypeError, NotImplementedError):
         return None
+
+
+def _unshuffled(loader: Any) -> bool:
+    stream = stream_of(loader)
+    if stream is not None:
+        return getattr(stream, "shuffle", None) is False
+    return isinstance(loader, DataLoader) and isinstance(loader.sampler, SequentialSampler)
 
 
 class _OwnRandomness:
