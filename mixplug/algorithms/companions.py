@@ -49,11 +49,13 @@ def hide_head_from_freezing(state: State) -> None:
             algorithm.apply = functools.partial(_apply_without_head, algorithm.apply)  # type: ignore[method-assign]
 
 
+def head_holder(model: Any) -> Any:
+    """The module that holds the SSL head: the user's model, which DDP wraps."""
+    return next(module for module in model.modules() if "ssl_objective" in module._modules)
+
+
 def _apply_without_head(apply: Callable[..., Any], event: Event, state: State, logger: Logger) -> Any:
-    # Under DDP the model that holds the head is a submodule of state.model.
-    holder = next((module for module in state.model.modules() if "ssl_objective" in module._modules), None)
-    if holder is None:
-        return apply(event, state, logger)
+    holder = head_holder(state.model)
     head = holder._modules.pop("ssl_objective")
     try:
         return apply(event, state, logger)

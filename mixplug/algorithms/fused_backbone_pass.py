@@ -36,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
-from mixplug.algorithms.companions import hide_head_from_freezing, refuse_unfit, show_head_to_copies
+from mixplug.algorithms.companions import head_holder, hide_head_from_freezing, refuse_unfit, show_head_to_copies
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.optimizers import add_beside, create_missing_state
@@ -108,6 +108,8 @@ class FusedBackbonePass(PhasedAlgorithm):
         """Attach to the model, and give every parameter its optimizer state for checkpoints of any phase."""
         assert self._backbone is not None
         self._backbone.attach()
+        # Sharding (FSDP1) has put a wrapper in the head's place since INIT, and only that knows the whole parameters.
+        self._attached = head_holder(state.model).ssl_objective
         for optimizer in state.optimizers:
             create_missing_state(optimizer)
 

@@ -92,8 +92,7 @@ def trainer(
         loggers=[memory],
         progress_bar=False,
         auto_log_hparams=False,
-        device="cpu",
-        **{"seed": 5, **options},
+        **{"seed": 5, "device": "cpu", **options},
     )
     made.memory = memory
     return made
