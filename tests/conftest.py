@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,6 +13,28 @@ from torch.utils.data import DataLoader, TensorDataset
 
 # Composer asks a service on the network for a newer version unless told not to.
 os.environ.setdefault("MOSAICML_PLATFORM", "false")
+
+
+COUNTS: Counter[str] = Counter()
+"""What the README's section on reliability counts; printed at the end of a run of the tests."""
+
+RESUMED, REFUSED = "interruptions were resumed bit for bit", "bad inputs were refused with words"
+
+_raises = pytest.raises
+
+
+def _counted_raises(error: Any, *arguments: Any, **options: Any) -> Any:
+    if options.get("match") and error in (ValueError, TypeError):
+        COUNTS[REFUSED] += 1
+    return _raises(error, *arguments, **options)
+
+
+pytest.raises = _counted_raises  # type: ignore[assignment]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for what, count in COUNTS.items():
+        terminalreporter.line(f"{count} {what}")
 
 
 def tiny_vit(**changes: Any) -> VisionTransformer:

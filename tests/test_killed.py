@@ -14,6 +14,7 @@ from pathlib import Path
 import killed
 import pytest
 import torch
+from conftest import COUNTS, RESUMED
 
 HERE = Path(__file__).parent
 
@@ -39,3 +40,4 @@ def test_autoresume_after_kill_9_in_each_phase_ends_as_if_never_killed(tmp_path)
     assert set(end) == set(expected)
     for name, value in expected.items():
         assert torch.equal(end[name], value), name
+    COUNTS[RESUMED] += len(KILLED_IN)

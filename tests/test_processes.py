@@ -17,6 +17,7 @@ from typing import Any
 import processes
 import pytest
 import torch
+from conftest import COUNTS, RESUMED
 from torch.utils.data import DistributedSampler
 
 pytestmark = pytest.mark.slow
@@ -155,6 +156,7 @@ def test_processes_resumed_in_the_middle_of_an_epoch_go_on_bit_for_bit(ranks, ph
         assert whole["logged"]["mixtraining/phase"][start] == list(processes.RESUMED_AFTER).index(phase)
         assert len(resumed["weights"]) == len(whole["weights"]) - start
         assert torch.equal(resumed["weights"], whole["weights"][start:])
+    COUNTS[RESUMED] += 1
 
 
 def test_ssl_data_that_is_not_sharded_is_refused(ranks):
@@ -186,3 +188,4 @@ def test_a_sharded_model_resumes_bit_for_bit(ranks, mask):
         runs = result["sharded model"][mask]
         for batch, resumed in runs["resumed"].items():
             assert torch.equal(resumed, runs["sharded"][batch:]), batch
+    COUNTS[RESUMED] += len(runs["resumed"])

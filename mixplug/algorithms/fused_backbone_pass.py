@@ -88,9 +88,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         if present is None:
             self._attached = copy.deepcopy(self.objective).build(self._backbone)
             model.ssl_objective = self._attached
-            # Ranks have seeds of their own; DDP would see to equal weights, sharding would not.
-            for value in (*self._attached.parameters(), *self._attached.buffers()):
-                dist.broadcast(value.data, src=0)
+            _take_from_first_rank(self._attached, state)
         elif repr(present) == repr(copy.deepcopy(self.objective).build(self._backbone)):
             self._attached = present  # a second Trainer on the same model goes on with its head
         else:
@@ -181,7 +179,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         """Have processes synchronise what the self-supervised loss alone would not reach."""
         if isinstance(state.model, DistributedDataParallel):
             return _keep_in_graph(ssl, self._supervised_only(state))
-        if state.fsdp_enabled:
+        if state.fsdp_config is not None:
             # The gradients of a sharded module are reduced when backward comes through its output.
             outputs, _ = tree_flatten(state.outputs)
             return ssl + sum(0.0 * out.flatten()[0] for out in outputs if isinstance(out, Tensor) and out.requires_grad)
@@ -214,6 +212,17 @@ def _supervised(loss: object) -> tuple[Tensor, dict[str, Tensor]]:
 def _sum_of_means(parts: Iterable[Tensor]) -> Tensor:
     """Several losses as Composer adds them up."""
     return torch.stack([part.mean() for part in parts]).sum()
+
+
+def _take_from_first_rank(module: nn.Module, state: State) -> None:
+    """Ranks have seeds of their own; DDP would see to equal weights, sharding would not."""
+    if dist.get_world_size() == 1:
+        return
+    for value in (*module.parameters(), *module.buffers()):
+        if not value.is_meta:
+            sent = state.device.tensor_to_device(value.detach())  # a model to be sharded is not on it yet
+            dist.broadcast(sent, src=0)
+            value.data.copy_(sent)
 
 
 def _keep_in_graph(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -15,7 +15,7 @@ from composer import Trainer
 from composer.core import Algorithm
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerClassifier
-from conftest import images, loader, tiny_vit
+from conftest import COUNTS, RESUMED, images, loader, tiny_vit
 from torch.utils.data import DataLoader
 
 from mixplug import MAE, ExactResumption, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch, Ramp
@@ -137,4 +137,5 @@ def resumes_from_every_batch(folder: Path, make: Callable[[], list[Algorithm]], 
             assert torch.equal(value, expected[name]), (batch, name)
         for index, state in resumed.state.optimizers[0].state_dict()["state"].items():
             assert all(torch.equal(state[name], moments[index][name]) for name in moments[index]), (batch, index)
+        COUNTS[RESUMED] += 1
     return batches - 1

@@ -218,3 +218,18 @@ def test_bad_options(options, error, message):
 def test_a_decoder_that_cannot_be():
     with pytest.raises(ValueError, match="16 wide with 3 heads"):
         built(decoder_heads=3)
+
+
+@pytest.mark.parametrize("mask", ["features", "input"])
+@pytest.mark.parametrize("norm_pix", [False, True])
+def test_the_loss_is_float32_inside_of_autocast(mask, norm_pix):
+    """And what bfloat16 makes of the passes, not of the squares."""
+    backbone = backbone_of(tiny_vit())
+    objective = MAE(mask=mask, norm_pix=norm_pix).build(backbone)
+    losses = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(objective(backbone.encode(images(8), objective.request(Phase.MIX))))
+    assert losses[1].dtype == torch.float32
+    torch.testing.assert_close(losses[1], losses[0], rtol=2e-2, atol=0)
