@@ -111,6 +111,7 @@ class ViTBackbone:
         self.in_chans: int = next(m for m in vit.patch_embed.proj.modules() if isinstance(m, nn.Conv2d)).in_channels
         self.normalised: bool = not isinstance(vit.norm, nn.Identity)
         self._pass: BackbonePass | None = None
+        self._training = True
         self._hooks: list[RemovableHandle] = []
         self.attach()
 
@@ -177,6 +178,7 @@ class ViTBackbone:
                 "one, or attach() this one"
             )
         self._pass = BackbonePass(request, encode=self.encode)
+        self._training = self.vit.training
         return self._pass
 
     def stop(self) -> BackbonePass:
@@ -198,6 +200,8 @@ class ViTBackbone:
         return seen
 
     def _before_patch_embed(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.vit.training is not self._training:
+            self._pass = None  # left by a training step that was interrupted: this is an evaluation
         seen = self._pass
         if seen is None:
             return None

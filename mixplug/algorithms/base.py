@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ class PhasedAlgorithm(Algorithm):
 
     #: Place among mixplug's own algorithms.
     rank = 0
+    #: The run it was last given to.
+    _run: weakref.ref[State] | None = None
 
     @property
     def parts(self) -> tuple[PhasedAlgorithm, ...]:
@@ -52,7 +55,13 @@ class PhasedAlgorithm(Algorithm):
         """Handle ``event``."""
         if event is Event.INIT:
             _refuse_duplicates(state)
+            self._run = weakref.ref(state)
             state.algorithms = sorted(state.algorithms, key=_rank)
+        if event is Event.FIT_START and (self._run is None or self._run() is not state):
+            raise ValueError(
+                f"this {type(self).__name__} was given to another Trainer after this one, and serves one at a "
+                f"time; give each Trainer its own"
+            )
         if event is Event.FIT_START and state.dataloader_len is not None and state.dataloader_len.value == 0:
             raise ValueError("the train_dataloader is empty: it has no batches; give it data or turn off drop_last")
         for part in self.parts:

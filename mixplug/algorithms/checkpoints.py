@@ -34,8 +34,10 @@ def guard_loading() -> None:
         exclude_algorithms: list[str] | None = None,
         algorithm_passes: Any = None,
     ) -> None:
+        if "algorithms" not in state:  # load_ignore_keys
+            return original(self, state, logger, strict, exclude_algorithms, algorithm_passes)
         excluded = exclude_algorithms or []
-        saved = {name: s["parts"] for name, s in state.get("algorithms") or [] if "parts" in s and name not in excluded}
+        saved = {name: s["parts"] for name, s in state["algorithms"] if "parts" in s and name not in excluded}
         present = [a for a in self.algorithms if isinstance(a, PhasedAlgorithm) and type(a).__name__ not in excluded]
         _refuse_other_algorithms(saved, present)
         parts: Parts = {name: part for algorithm in saved.values() for name, part in algorithm.items()}

@@ -12,6 +12,9 @@ When to use it
     It is part of MixTraining. On its own it serves any Composer run with a shuffling DataLoader.
 
 Caveats
+    What decides the order must be Python's, numpy's or torch's global generators, or a ``torch.Generator`` of the
+    loader or its sampler: other generators are not known here. A loader that goes on drawing from the global ones while
+    it is read (a shuffle buffer without workers) shares them with the training: in mid-epoch it is not repeated.
     Random transforms of workers that live on between epochs (``persistent_workers=True``) are not repeated. With
     another number of processes than the checkpoint's, only what a sampler makes of the epoch's number is.
 """
@@ -24,7 +27,6 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger
 from composer.utils import dist
-from torch.utils.data import DataLoader
 
 from mixplug.algorithms.base import PhasedAlgorithm
 from mixplug.data.randomness import random_state, set_random_state
@@ -42,6 +44,7 @@ class ExactResumption(PhasedAlgorithm):
         self._epoch_start: dict[str, Any] | None = None
         self._saved: dict[str, Any] | None = None
         self._random: dict[str, Any] | None = None
+        self._has_fitted = False
 
     def progress(self) -> dict[str, Any]:
         """The order of this epoch and what the next one's is drawn from, of each process."""
@@ -58,24 +61,25 @@ class ExactResumption(PhasedAlgorithm):
     def init(self, state: State, logger: Logger) -> None:
         """Begin with a new Trainer."""
         self._loader = self._epoch_start = self._saved = self._random = None
+        self._has_fitted = False
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Before Composer draws from the loaders, see to it that nothing comes of that."""
         self._loader = state.train_dataloader
         self._take_over_stream(state)
-        if self._saved is None and state.timestamp.batch.value > 0:  # a further fit() of one Trainer
-            generators = order_of(self._loader)["generators"]
-            self._saved = {"epoch_start": self._epoch_start, "generators": generators}
+        if self._has_fitted and state.timestamp.batch.value > 0:
+            self._saved = {"epoch_start": self._epoch_start, "generators": order_of(self._loader)["generators"]}
             self._random = random_state()  # of a checkpoint, Composer puts them back
+        self._has_fitted = True
         again = state.timestamp.batch_in_epoch.value
         if self._saved is None or again == 0:
             return
         self._epoch_start = self._saved["epoch_start"]
         if self._epoch_start and self._decides_order(state):
-            epoch = state.timestamp.epoch.value
-            _exchange(state, RewoundLoader(self._loader, self._epoch_start, epoch, again, self._random))
-            self._saved = None
-        self._random = None
+            epoch, generators = state.timestamp.epoch.value, self._saved["generators"]
+            after = (self._random, generators)
+            _exchange(state, RewoundLoader(self._loader, self._epoch_start, epoch, again, after))
+            self._saved = self._random = None
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """Keep what the order of this epoch is drawn from."""
@@ -94,6 +98,12 @@ class ExactResumption(PhasedAlgorithm):
         """Have Composer skip the batches of a resumed epoch, and then put back the random numbers."""
         if _is_stream(state.dataloader) or state.dataloader is not self._loader:
             state.dataset_resumption.pop("train", None)
+        if self._random is not None and state.timestamp.batch_in_epoch.value > 0:
+            set_random_state(self._random)  # between the batches that Composer skips, for the first that it trains
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        """The first batch is there."""
+        self._random = None
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Leave the user's own loader."""
@@ -113,7 +123,7 @@ class ExactResumption(PhasedAlgorithm):
     def _decides_order(self, state: State) -> bool:
         """Whether the labelled data's order is drawn in this process; the SSL phase may pass over other data."""
         resumes_itself = "train" in state.dataset_resumption and not _is_stream(self._loader)
-        return state.dataloader is self._loader and isinstance(self._loader, DataLoader) and not resumes_itself
+        return state.dataloader is self._loader and not resumes_itself
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

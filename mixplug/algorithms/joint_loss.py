@@ -78,17 +78,17 @@ class JointLoss(PhasedAlgorithm):
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Stop at a loss that is not a number."""
-        losses = {name.split("/")[-1]: value for name, value in (state.total_loss_dict or {}).items()}
+        losses = {name.removeprefix("loss/train/"): value for name, value in (state.total_loss_dict or {}).items()}
         if not self.stop_on_nan or math.isfinite(losses.get("total", 0.0)):
             return
         # A phase's missing term is logged as NaN.
         unused = {name for name, weight in self._weights._asdict().items() if weight == 0}
         terms = [name for name, value in losses.items() if name not in {"total", *unused} and not math.isfinite(value)]
+        values = ", ".join(f"{name} = {value}" for name, value in losses.items() if name not in unused)
         raise FloatingPointError(
-            f"the {' and the '.join(terms or ['total'])} loss of {self._batch} is not finite: "
-            f"{', '.join(f'{name} = {value}' for name, value in losses.items() if name not in unused)}. Go on from an "
-            f"earlier checkpoint with a lower learning rate, gradient clipping or another precision; "
-            f"stop_on_nan=False trains on regardless"
+            f"the {' and the '.join(terms or ['total'])} loss of {self._batch} is not finite: {values}. Go on from an "
+            f"earlier checkpoint (the last one's weights may be spoilt already) with a lower learning rate, gradient "
+            f"clipping or another precision; stop_on_nan=False trains on regardless"
         )
 
     def __repr__(self) -> str:

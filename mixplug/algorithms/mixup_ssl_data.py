@@ -32,22 +32,20 @@ Streaming data
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from composer.algorithms import SelectiveBackprop
 from composer.core import State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
+from mixplug.algorithms.ssl_data_checks import check_beside_labelled_data, check_schedules, check_shards
 from mixplug.checks import check_real
 from mixplug.data.streams import rewind, stream_of
-from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, blank_label_of, length_of, shape_of
+from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, blank_label_of, length_of
 from mixplug.mixing import MixingFunction, mixup_ssl
 from mixplug.phases import Phase
 
@@ -103,8 +101,8 @@ class MixupSSLData(PhasedAlgorithm):
         """Begin with a new Trainer."""
         self._sl_dataloader = None
         self._same_data = False
-        if self.ssl_dataloader is not None and dist.get_world_size() > 1:
-            _refuse_unsharded(self.ssl_dataloader.loader)
+        if self.ssl_dataloader is not None:
+            check_shards(self.ssl_dataloader.loader)
 
     def epoch_length(self, state: State, phase: Phase) -> int | None:
         """Batches of an epoch of ``phase``, None if its data has no length."""
@@ -116,23 +114,20 @@ class MixupSSLData(PhasedAlgorithm):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Remember the labelled data; a run resumed in mid-epoch gets no EPOCH_START, so choose the data here."""
-        if not self.active:
+        if self.ssl_dataloader is None:
             return
-        assert self.ssl_dataloader is not None
-        if state.dataloader is self.ssl_dataloader.loader:
-            self._same_data = True  # g(D_ssl, D_sl) = D_sl
+        self._same_data = state.dataloader is self.ssl_dataloader.loader  # g(D_ssl, D_sl) = D_sl
+        if self._same_data:
             return
-        _refuse_choosing_by_placeholders(state)
         if state.dataloader is not self.ssl_dataloader:
-            _refuse_one_stream(state.dataloader, self.ssl_dataloader.loader)
-            self._refuse_other_shapes(state)
-            self.ssl_dataloader.blank_label = blank_label_of(state.dataloader)
-            _warn_of_unequal_shards(length_of(self.ssl_dataloader))
             self._sl_dataloader, self._sl_label = state.dataloader, state.dataloader_label or "train"
             self._sl_length = state.dataloader_len
             full = length_of(state.dataloader)
             shortened = self._sl_length is not None and self._sl_length.value != full
             self._subset = self._sl_length.value if shortened and self._sl_length is not None else -1
+            self.ssl_dataloader.blank_label = blank_label_of(state.dataloader)
+            check_beside_labelled_data(state, self.ssl_dataloader.loader, self._subset)
+            check_schedules(state, self.epoch_length(state, Phase.SSL), self.epoch_length(state, Phase.SL))
         self._partners = None
         stream = stream_of(self.ssl_dataloader.loader)
         if stream is not None:
@@ -154,6 +149,13 @@ class MixupSSLData(PhasedAlgorithm):
             if self._sl_length is not None:
                 state.dataloader_len = self._sl_length
 
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Leave the labelled data, for whatever comes next."""
+        if self.active and state.dataloader is self.ssl_dataloader:
+            state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
+            if self._sl_length is not None:
+                state.dataloader_len = self._sl_length
+
     def after_dataloader(self, state: State, logger: Logger) -> None:
         """Mix partners into the batch."""
         if not self.active or position_of(state).phase is not Phase.MIX:
@@ -168,20 +170,11 @@ class MixupSSLData(PhasedAlgorithm):
             # Resumed in mid-epoch: go on after the partners of the batches before.
             self._partners.skip(state.timestamp.sample_in_epoch.value // dist.get_world_size())
         partners = self._partners.draw(len(images))
+        if isinstance(state.batch, list):
+            state.batch = list(
+                state.batch
+            )  # to change it in place would change the user's own, if it is kept in memory
         state.batch_set_item(key=0, value=self.mixing(images, partners.to(images.device), self.lam))
-
-    def _refuse_other_shapes(self, state: State) -> None:
-        """Say so before the SSL phase, not after it, if the MIX phase could not mix the images."""
-        assert self.ssl_dataloader is not None
-        switch = find(state, PhaseSwitch)
-        if switch is not None and not switch.plan(state).e_mix:
-            return
-        shapes = shape_of(state.dataloader), shape_of(self.ssl_dataloader.loader)
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise ValueError(
-                f"images to mix must have one shape: the SL images are {shapes[0]}, the SSL images {shapes[1]} "
-                f"(channels, height, width); resize one of the data sets"
-            )
 
     def _end_epoch_at_switch(self, state: State) -> None:
         """With phases in batches, end the pass over the SSL data where the phase ends."""
@@ -198,62 +191,8 @@ class MixupSSLData(PhasedAlgorithm):
         return f"{type(self).__name__}(ssl_dataloader={self.ssl_dataloader!r}, mixing={mixing}, lam={self.lam!r})"
 
 
-def _refuse_one_stream(labelled: Any, unlabelled: Any) -> None:
-    stream = stream_of(labelled)
-    if stream is not None and stream is stream_of(unlabelled):
-        raise ValueError(
-            f"train_dataloader and ssl_dataloader read the same {type(stream).__name__}, which can give only one pass "
-            f"at a time: build a data set for each, or pass the train_dataloader itself as ssl_dataloader"
-        )
-
-
-def _refuse_choosing_by_placeholders(state: State) -> None:
-    """In the SSL phase over unlabelled data SelectiveBackprop would choose images by the loss of no label."""
-    switch = find(state, PhaseSwitch)
-    first = None if switch is None else switch.plan(state).phases[0]
-    if switch is None or first is None or first.phase is not Phase.SSL:
-        return
-    # Divided as Composer divides the elapsed time, so that what the message says is accepted.
-    end = first.stop / switch.plan(state).total
-    for algorithm in state.algorithms:
-        if (
-            isinstance(algorithm, SelectiveBackprop)
-            and algorithm.keep < 1
-            and algorithm.start < min(algorithm.end, end)
-        ):
-            raise ValueError(
-                f"SelectiveBackprop(start={algorithm.start}, end={algorithm.end}) chooses images by their supervised "
-                f"loss, but the images of ssl_dataloader have no labels and the SSL phase lasts until {end} of the "
-                f"run; use start={end}"
-            )
-
-
 def _capped(length: int | None, subset: int) -> int | None:
     """``length``, but at most the Trainer's ``train_subset_num_batches``, which holds for both data sets."""
     if subset < 0:
         return length
     return subset if length is None else min(length, subset)
-
-
-def _refuse_unsharded(loader: Any) -> None:
-    """What Composer asks of the train_dataloader; an iterable data set or another iterable shards itself."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return
-    samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    if not any(isinstance(sampler, DistributedSampler) for sampler in samplers):
-        raise ValueError(
-            f"the ssl_dataloader has no DistributedSampler, so all {dist.get_world_size()} processes would train on "
-            f"the same images; build it with sampler=composer.utils.dist.get_sampler(dataset, shuffle=True) instead of "
-            f"shuffle=True"
-        )
-
-
-def _warn_of_unequal_shards(batches: int | None) -> None:
-    """Composer ends an epoch with the first process that has no more batches, and says nothing of the others'."""
-    lengths = dist.all_gather_object(batches)
-    if len(set(lengths)) > 1:
-        warnings.warn(
-            f"the ssl_dataloader has {lengths} batches on the {len(lengths)} processes; epochs of the SSL phase end "
-            f"with the shortest, and what the others have beyond it is not trained on",
-            stacklevel=2,
-        )

@@ -187,7 +187,12 @@ class PhaseSwitch(PhasedAlgorithm):
         until, planned = state.max_duration, self._length
         assert until is not None
         begun = state.timestamp.batch.value
-        beyond = planned is None or until.unit != planned.unit or until > planned
+        if planned is not None and until.unit != planned.unit:
+            raise ValueError(
+                f"this run's phases are planned for {planned.to_timestring()!r}, so a fit() must be in the same unit; "
+                f"{until.to_timestring()!r} is not"
+            )
+        beyond = planned is None or until > planned
         if beyond and planned is not None and begun:
             raise ValueError(
                 f"this run's phases were planned for {planned.to_timestring()!r}, and it has trained for {begun} "
@@ -201,7 +206,8 @@ class PhaseSwitch(PhasedAlgorithm):
             warnings.warn(
                 f"this fit() ends at {until.to_timestring()!r}, while the phases are planned for "
                 f"{planned.to_timestring()!r}: call fit() again to go on, or build the Trainer with the max_duration "
-                f"that you mean",
+                f"that you mean. What else counts in shares of the run (schedules other than PhaseScheduler, most of "
+                f"Composer's algorithms) takes each fit() for the whole",
                 stacklevel=2,
             )
         self.plan(state)

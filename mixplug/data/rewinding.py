@@ -42,11 +42,16 @@ class RewoundLoader:
         order: Its order at the start of the epoch.
         epoch: That epoch, for samplers that are told it.
         again: Batches at the beginning that were trained before.
-        after: The random numbers that hold after those; None if somebody else sees to it.
+        after: The random numbers (None if somebody else sees to them) and the loader's generators after those.
     """
 
     def __init__(
-        self, loader: Any, order: dict[str, Any], epoch: int, again: int = 0, after: dict[str, Any] | None = None
+        self,
+        loader: Any,
+        order: dict[str, Any],
+        epoch: int,
+        again: int,
+        after: tuple[dict[str, Any] | None, list[torch.Tensor]],
     ) -> None:
         self.loader = loader
         self.order = order
@@ -64,9 +69,12 @@ class RewoundLoader:
         set_random_state(self.order["random"])
         set_generators(self.loader, self.order["generators"])
         for count, batch in enumerate(self.loader, start=1):
+            if count == self.again:  # now: Composer may ask for no more than these
+                random, generators = self.after
+                set_generators(self.loader, generators)
+                if random is not None:
+                    set_random_state(random)
             yield batch
-            if count == self.again and self.after is not None:
-                set_random_state(self.after)
 
     def __len__(self) -> int:
         return len(self.loader)

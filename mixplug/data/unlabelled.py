@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from mixplug.data.randomness import random_state, seeded_state, set_random_state
@@ -51,7 +53,7 @@ class UnlabelledBatches:
             )
         self.loader = loader
         self.batch_size = getattr(loader, "batch_size", None)
-        self.blank_label = torch.zeros((), dtype=torch.long)
+        self.blank_label: Any = torch.zeros((), dtype=torch.long)
         """What stands in for the label of each image: zeros, here one class."""
         self._stream = (0, 0, 0)
 
@@ -84,8 +86,7 @@ class UnlabelledBatches:
                 return
             empty = False
             images = images_of(batch)
-            blank = self.blank_label
-            yield [images, torch.zeros(len(images), *blank.shape, dtype=blank.dtype, device=images.device)]
+            yield [images, tree_map(partial(_repeat, images=images), self.blank_label)]
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -117,9 +118,12 @@ class PartnerStream:
         return images[:count]
 
     def skip(self, count: int) -> None:
-        """Pass over ``count`` images."""
-        if count:
-            self.draw(count)
+        """Pass over ``count`` images, holding no more than a batch of them."""
+        while count:
+            images = self._waiting.pop(0) if self._waiting else next(self._images)
+            if len(images) > count:
+                self._waiting.insert(0, images[count:])
+            count -= min(count, len(images))
 
     @staticmethod
     def _pass_over(data: UnlabelledBatches, seed: int, epoch: int) -> Iterator[Tensor]:
@@ -133,7 +137,7 @@ class PartnerStream:
             again += 1
 
 
-def images_of(batch: Any) -> Tensor:
+def images_of(batch: Any, whose: str = "an SSL batch") -> Tensor:
     """The images of a batch that is a tensor, or a tuple or list that begins with one.
 
     Raises:
@@ -142,33 +146,39 @@ def images_of(batch: Any) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(images, Tensor):
         raise TypeError(
-            f"an SSL batch must be a tensor of images or begin with one, (images, ...); got {type(batch).__name__}"
+            f"{whose} must be a tensor of images or begin with one, (images, ...); got {type(batch).__name__}"
         )
     return images
 
 
-def shape_of(loader: Any) -> tuple[int, ...] | None:
+def shape_of(loader: Any, whose: str = "an SSL batch") -> tuple[int, ...] | None:
     """Channels, height and width of a loader's images, or None if that takes a pass to learn.
 
     Looks at one sample of a map-style data set, with random numbers of its own.
     """
     sample = _batch_of_one(loader)
-    return None if sample is None else tuple(images_of(sample).shape[1:])
+    return None if sample is None else tuple(images_of(sample, whose).shape[1:])
 
 
-def blank_label_of(loader: Any) -> Tensor:
+def blank_label_of(loader: Any) -> Any:
     """Zeros of the shape and type of one label of ``loader``; class 0 if that takes a pass to learn.
 
     A loss for several labels at once (floats, one for each class) or for dense ones cannot take a class.
     """
     sample = _batch_of_one(loader)
-    if isinstance(sample, (tuple, list)) and len(sample) > 1 and isinstance(sample[1], Tensor) and sample[1].ndim:
-        return torch.zeros_like(sample[1][0])
+    if isinstance(sample, (tuple, list)) and len(sample) > 1:
+        parts, structure = tree_flatten(sample[1])
+        if parts and all(isinstance(part, Tensor) and part.ndim for part in parts):
+            return tree_unflatten([torch.zeros_like(part[0]) for part in parts], structure)
     return torch.zeros((), dtype=torch.long)
 
 
 def _batch_of_one(loader: Any) -> Any:
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+    if isinstance(loader, (list, tuple)) and loader:
+        return loader[0]
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    if loader.batch_sampler is None:  # the data set's items are batches
         return None
     with _OwnRandomness(0).in_force():
         collate = loader.collate_fn or default_collate
@@ -188,6 +198,11 @@ def _unshuffled(loader: Any) -> bool:
     if stream is not None:
         return getattr(stream, "shuffle", None) is False
     return isinstance(loader, DataLoader) and isinstance(loader.sampler, SequentialSampler)
+
+
+def _repeat(blank: Tensor, images: Tensor) -> Tensor:
+    """``blank`` for each of the images."""
+    return torch.zeros(len(images), *blank.shape, dtype=blank.dtype, device=images.device)
 
 
 class _OwnRandomness:

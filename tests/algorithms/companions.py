@@ -101,7 +101,7 @@ COMPOSERS = {
     "CutMix": Companion(WORKS, {"": ca.CutMix, "loss": lambda: ca.CutMix(interpolate_loss=True)}),
     "CutOut": Companion(WORKS, one(ca.CutOut)),
     "LabelSmoothing": Companion(WORKS, one(lambda: ca.LabelSmoothing(0.1))),
-    "EMA": Companion(WORKS, one(lambda: ca.EMA(half_life="2ba"))),
+    "EMA": Companion(NOTE, one(lambda: ca.EMA(half_life="2ba"))),
     "GradientClipping": Companion(WORKS, one(lambda: ca.GradientClipping("norm", 0.5))),
     "LayerFreezing": Companion(WORKS, one(lambda: ca.LayerFreezing(freeze_start=0.5))),
     "ChannelsLast": Companion(WORKS, one(ca.ChannelsLast)),

@@ -61,3 +61,8 @@ def test_the_four_alone_go_on_with_a_bundles_run(saved):
         made.fit()
         results.append(weights(made.state.model))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_a_checkpoint_whose_algorithms_are_ignored(saved):
+    made = trainer(algorithms=[MixTraining(0.25)], load_path=saved["mixed"], load_ignore_keys=["state/algorithms"])
+    assert made.state.timestamp.epoch == 2

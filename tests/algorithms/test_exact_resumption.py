@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from algorithms.settings import resumes_from_every_batch, ssl_loader, trainer
+from algorithms.settings import resumes_from_every_batch, ssl_loader, trainer, weights
 from composer.core import Algorithm, Callback, Event
 from composer.utils import dist
 from conftest import images, labels
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from mixplug import MAE, ExactResumption, MixTraining
+from mixplug import MAE, ExactResumption, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
 
 
 class Augmented(Dataset):
@@ -77,6 +77,84 @@ def test_from_a_batch_of_each_phase_with_workers(tmp_path):
     """What the slow test does from every batch."""
     options = {"train_dataloader": lambda: shuffled(2), "max_duration": "3ep"}
     resumes_from_every_batch(tmp_path, lambda: mixtraining("input", "other", 2), **options)
+
+
+class ShufflesItself:
+    """What is no DataLoader: batches in an order from torch's global generator."""
+
+    batch_size = 8
+
+    def __iter__(self):
+        order = torch.randperm(20)
+        return iter([(images(20)[part], labels(20)[part]) for part in order.split(8)])
+
+    def __len__(self):
+        return 3
+
+
+def test_from_every_batch_of_a_loader_that_shuffles_itself(tmp_path):
+    resumes_from_every_batch(tmp_path, lambda: mixtraining("input", "other"), train_dataloader=ShufflesItself)
+
+
+class EvaluatesWith(Callback):
+    """Draws from a generator that the training data uses too, in the middle of epochs."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def batch_end(self, state, logger):
+        torch.rand(1, generator=self.generator)
+
+
+def test_a_generator_that_others_draw_from(tmp_path):
+    def options(**more):
+        generator = torch.Generator().manual_seed(11)
+        data = DataLoader(Augmented(), batch_size=8, shuffle=True, generator=generator)
+        return {"train_dataloader": data, "callbacks": [EvaluatesWith(generator)], "max_duration": "3ep", **more}
+
+    saving = {"save_folder": str(tmp_path), "save_interval": "1ba", "save_filename": "{batch}.pt"}
+    whole = trainer(algorithms=mixtraining("input", "equal"), **options(**saving))
+    whole.fit()
+    for batch in range(1, 9):
+        path = str(tmp_path / f"{batch}.pt")
+        resumed = trainer(algorithms=mixtraining("input", "equal"), **options(load_path=path))
+        resumed.fit()
+        for name, value in weights(whole.state.model).items():
+            assert torch.equal(value, weights(resumed.state.model)[name]), (batch, name)
+
+
+def test_a_checkpoint_of_a_run_without_it_goes_on_as_composer_would(tmp_path):
+    """Nothing is put back that was not kept."""
+    saving = {"save_folder": str(tmp_path), "save_interval": "1ep", "save_filename": "{epoch}.pt"}
+    four = [JointLoss(), FusedBackbonePass(), MixupSSLData(), PhaseSwitch()]
+    whole = trainer(algorithms=four, train_dataloader=distributed(), **saving)
+    whole.fit()
+    for epoch in range(1, 6):
+        resumed = trainer(
+            algorithms=[MixTraining()], train_dataloader=distributed(), load_path=str(tmp_path / f"{epoch}.pt")
+        )
+        resumed.fit()
+        for name, value in weights(whole.state.model).items():
+            assert torch.equal(value, weights(resumed.state.model)[name]), (epoch, name)
+
+
+@pytest.mark.parametrize("piece", ["1ba", "2ba", "5ba"])
+def test_pieces_in_batches_are_the_run(piece):
+    """In mid-epoch of the SSL data too, with an evaluator whose loader Composer spins at each fit."""
+
+    def made():
+        data = DataLoader(Augmented(4), batch_size=4, shuffle=True)
+        algorithms = mixtraining("input", "other")
+        options = {"train_dataloader": shuffled(), "eval_dataloader": data, "eval_interval": 0}
+        return trainer(algorithms=algorithms, max_duration="14ba", **options)
+
+    whole = made()
+    whole.fit()
+    pieces = made()
+    while pieces.state.timestamp.batch < 14:
+        pieces.fit(duration=f"{min(int(piece[0]), 14 - pieces.state.timestamp.batch.value)}ba")
+    for name, value in weights(whole.state.model).items():
+        assert torch.equal(value, weights(pieces.state.model)[name]), name
 
 
 class Draws(Algorithm):

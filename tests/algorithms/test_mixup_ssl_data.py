@@ -6,11 +6,15 @@ import pytest
 import torch
 from algorithms.settings import classifier, logged, ssl_loader, trainer
 from composer.core import Callback
+from composer.models import ComposerClassifier
+from composer.optim import ConstantScheduler, CosineAnnealingScheduler
 from composer.utils import dist
-from conftest import images, labels, loader
+from conftest import images, labels, loader, tiny_vit
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
+from torchmetrics import MetricCollection
 
-from mixplug import MixTraining, MixupSSLData
+from mixplug import MixTraining, MixupSSLData, PhaseScheduler
+from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches
 
 
 class Batches(Callback):
@@ -168,8 +172,12 @@ def test_shapes_are_compared_before_the_ssl_phase_and_only_if_they_will_be_mixed
 
 
 def test_shapes_that_only_a_batch_can_tell():
+    class Larger:
+        def __iter__(self):
+            return iter([images(4, 1, 16, 16)])
+
     with pytest.raises(ValueError, match=r"\(8, 1, 8, 8\).*\(8, 1, 16, 16\)"):
-        run([MixTraining(1, ssl_dataloader=[images(4, 1, 16, 16)])])
+        run([MixTraining(1, ssl_dataloader=Larger())])
 
 
 def test_the_labelled_data_itself_is_not_mixed():
@@ -275,3 +283,103 @@ def test_sharded_ssl_data_and_what_cannot_be_checked_is_not_refused(two_processe
 
 def test_one_process_needs_no_sharding():
     at_init(ssl_loader())
+
+
+def test_a_list_of_batches_is_left_as_it_is():
+    batches = [list(batch) for batch in loader()]
+    kept = [batch[0].clone() for batch in batches]
+    run([MixTraining(ssl_dataloader=ssl_loader())], train_dataloader=batches, device_train_microbatch_size=8)
+    assert all(torch.equal(batch[0], image) for batch, image in zip(batches, kept, strict=True))
+
+
+def scheduled(schedule, count, **options):
+    algorithm = MixTraining(ssl_dataloader=ssl_loader(count, 5))
+    made = trainer(algorithms=[algorithm], schedulers=schedule, **options)
+    made.fit()
+    return made
+
+
+def test_one_schedule_over_epochs_of_different_lengths_is_refused():
+    with pytest.raises(ValueError, match=r"CosineAnnealingScheduler .* 5 batches in the SSL phase and 3 after it"):
+        scheduled(CosineAnnealingScheduler(), 22)
+    with pytest.raises(ValueError, match="use a PhaseScheduler"):
+        scheduled(lambda state: float(state.get_elapsed_duration()), 22)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "count", "options"),
+    [
+        (CosineAnnealingScheduler(), 15, {}),
+        (CosineAnnealingScheduler(), 22, {"max_duration": "12ba"}),
+        (CosineAnnealingScheduler(), 22, {"train_subset_num_batches": 2}),
+        (PhaseScheduler(), 22, {}),
+        (ConstantScheduler(), 22, {}),
+    ],
+)
+def test_schedules_that_end_with_the_run(schedule, count, options):
+    assert len(logged(scheduled(schedule, count, **options), "loss/train/total")) > 0
+
+
+def test_a_subset_given_to_a_later_fit():
+    batches = Batches()
+    made = trainer(algorithms=[MixTraining(ssl_dataloader=ssl_loader())], callbacks=[batches])
+    counts = []
+    for subset in (-1, 2, 2, 1, 1, 1):
+        before = len(batches.seen)
+        made.fit(duration="1ep", train_subset_num_batches=subset)
+        counts.append(len(batches.seen) - before)
+    assert counts == [5, 2, 2, 1, 1, 1]
+
+
+def test_other_labelled_data_in_a_later_fit_is_not_the_ssl_data():
+    data = loader(shuffle=True)
+    made = trainer(algorithms=[MixTraining(ssl_dataloader=data)], train_dataloader=data)
+    made.fit(duration="1ep")
+    made.fit(duration="1ep", train_dataloader=loader(4, shuffle=True))
+    assert made.state.timestamp.batch == 6, "the SSL phase goes on with the SSL data"
+
+
+def test_ssl_data_without_a_length_is_warned_about():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(images(8, seed=30))
+
+    data = DataLoader(Stream(), batch_size=4)
+    with pytest.warns(UserWarning, match=r"\(Stream\) has no length: .* train_subset_num_batches"):
+        run([MixTraining(ssl_dataloader=data)])
+
+
+def test_a_resumed_epoch_passes_over_partners_a_batch_at_a_time():
+    """Two streams, one of which began later, give the same partners, and no more than a batch waits."""
+    data = UnlabelledBatches(ssl_loader(100, 7))
+    whole, resumed = PartnerStream(data, 1, 2), PartnerStream(data, 1, 2)
+    drawn = whole.draw(95)
+    resumed.skip(60)
+    assert sum(map(len, resumed._waiting)) <= 7
+    assert torch.equal(resumed.draw(35), drawn[60:])
+
+
+class Batched(list):
+    batch_size = 8
+
+
+def batched_by_its_sampler():
+    data = TensorDataset(images(20), torch.rand(20, 10))
+    return DataLoader(data, batch_sampler=torch.utils.data.BatchSampler(range(20), 8, False))
+
+
+@pytest.mark.parametrize("made", [batched_by_its_sampler, lambda: Batched(map(list, batched_by_its_sampler()))])
+def test_labels_of_their_own_shape_from_other_loaders(made):
+    def loss(outputs, targets):
+        return torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets)
+
+    model = ComposerClassifier(tiny_vit(), train_metrics=MetricCollection([]), loss_fn=loss)
+    options = {"model": model, "train_dataloader": made(), "device_train_microbatch_size": 8}
+    trained, _ = run([MixTraining(ssl_dataloader=ssl_loader())], **options)
+    assert trained.state.timestamp.epoch == 6
+
+
+def test_labelled_batches_without_images_are_named():
+    data = Batched([{"image": images(8), "label": labels(8)}])
+    with pytest.raises(TypeError, match=r"a batch of the train_dataloader must be a tensor of images .* got dict"):
+        run([MixTraining(ssl_dataloader=ssl_loader())], train_dataloader=data)

@@ -217,6 +217,11 @@ def test_a_run_in_pieces_is_the_run(piece):
         pieces.fit(duration="1ep")
 
 
+def test_a_piece_in_another_unit_is_refused():
+    with pytest.raises(ValueError, match="planned for '6ep', so a fit\\(\\) must be in the same unit; '3ba' is not"):
+        trainer(algorithms=[MixTraining()]).fit(duration="3ba")
+
+
 def test_a_piece_of_a_run_is_announced():
     with pytest.warns(UserWarning, match="ends at '2ep', while the phases are planned for '6ep'"):
         trainer(algorithms=[MixTraining()]).fit(duration="2ep")

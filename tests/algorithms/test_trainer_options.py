@@ -148,6 +148,50 @@ def test_a_trainer_on_the_model_of_one_that_failed():
     assert math.isfinite(made.state.eval_metric_values["CrossEntropy"])
 
 
+def test_evaluation_after_a_forward_pass_was_interrupted():
+    """The half-done pass must not hide patches from the evaluations that follow."""
+    model = classifier()
+
+    def interrupt(module, args):
+        if len(made.memory.data.get("loss/train/total", [])) == 4:
+            hook.remove()
+            raise KeyboardInterrupt
+
+    hook = model.module.blocks[1].register_forward_pre_hook(interrupt)
+    made = trainer(model, mixtraining(), eval_dataloader=loader())
+    with pytest.raises(KeyboardInterrupt):
+        made.fit()
+    model.eval()
+    plain = tiny_vit().eval()
+    plain.load_state_dict(model.module.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model((images(4), None)), plain(images(4)))
+    made.fit()
+    assert made.state.timestamp.epoch == 6
+
+
+def test_one_algorithm_serves_one_trainer_at_a_time():
+    algorithms = mixtraining()
+    first, second = (trainer(algorithms=algorithms) for _ in range(2))
+    with pytest.raises(ValueError, match="give each Trainer its own"):
+        first.fit()
+    second.fit()
+    trainer(algorithms=algorithms).fit()
+
+
+def test_a_term_of_the_models_own_named_total():
+    class Own(type(classifier())):
+        def loss(self, outputs, batch, *args):
+            total = nn.functional.cross_entropy(outputs, batch[1])
+            return {"total": total, "aux/total": total.detach() * float("nan")}
+
+    model = classifier()
+    model.__class__ = Own
+    made = trainer(model, mixtraining())
+    made.fit()
+    assert made.state.timestamp.epoch == 6
+
+
 class Poison(Callback):
     """Makes something of batch ``at`` not a number."""
 
