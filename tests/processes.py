@@ -103,7 +103,7 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def first_patches(batch: int, patches: int, device: torch.device, *, millionths: int) -> torch.Tensor:
+def first_patches(batch: int, patches: int, device: torch.device, *, share: torch.Tensor) -> torch.Tensor:
     """In place of a random choice, the same for each image, in whichever process and place of the batch it is."""
     return torch.arange(patches // 4, device=device).expand(batch, -1)
 

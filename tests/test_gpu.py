@@ -23,7 +23,7 @@ masks = pytest.mark.parametrize("mask", ["features", "input"])
 def fixed_masks(monkeypatch):
     """Hides the same patches of each image, so that runs can be compared."""
 
-    def first(batch, patches, device, *, millionths):
+    def first(batch, patches, device, *, share):
         return torch.arange(patches // 4, device=device).expand(batch, -1)
 
     monkeypatch.setattr("mixplug.objectives.mae._random_share", first)

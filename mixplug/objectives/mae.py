@@ -132,7 +132,7 @@ class MAE(Objective):
     def request(self, phase: Phase, progress: float = 0.0) -> PassRequest:
         """All tokens for ``mask='features'``, a random share of them for ``mask='input'``."""
         ratio = self._ratio(phase, progress)
-        select = partial(_random_share, millionths=round(1e6 * (1 - ratio))) if self.mask == "input" else None
+        select = partial(_random_share, share=_as_length(1 - ratio)) if self.mask == "input" else None
         return PassRequest(phase, progress, select=select, metrics={"mask_ratio": ratio})
 
     def forward(self, seen: BackbonePass) -> Tensor:
@@ -211,14 +211,22 @@ def random_visible(batch: int, patches: int, device: torch.device, *, ratio: flo
     Raises:
         ValueError: an image has a single patch.
     """
-    return _random_share(batch, patches, device, millionths=round(1e6 * (1 - ratio)))
+    return _random_share(batch, patches, device, share=_as_length(1 - ratio))
 
 
-def _random_share(batch: int, patches: int, device: torch.device, *, millionths: int) -> Tensor:
-    """The share as an integer: torch.compile can keep it symbolic, so a ramp does not recompile at each step."""
+def _as_length(share: float) -> Tensor:
+    """``share`` in millionths, as the length of a tensor without elements.
+
+    torch.compile keeps lengths symbolic, but takes numbers that it finds by way of a module for constants: a ramp
+    would recompile at each step.
+    """
+    return torch.empty(round(1e6 * share), 0)
+
+
+def _random_share(batch: int, patches: int, device: torch.device, *, share: Tensor) -> Tensor:
     if patches < 2:
         raise ValueError(f"an image of {patches} patch(es) has nothing to hide: use smaller patches or larger images")
-    visible = min(max((patches * millionths + patches) // 1_000_000, 1), patches - 1)
+    visible = min(max((patches * share.shape[0] + patches) // 1_000_000, 1), patches - 1)
     return torch.rand(batch, patches, device=device).argsort(dim=1)[:, :visible]
 
 
