@@ -99,7 +99,7 @@ def _paths(method: str, seed: int, out: Path) -> tuple[Path, Path]:
 def _settings(recipe: Recipe, method: str) -> dict[str, Any]:
     """All that a run depends on beside its seed."""
     plain = to_plain(recipe)
-    for key in ("description", "seeds", "first_seed", "methods"):
+    for key in ("description", "seeds", "first_seed", "methods", "paper"):
         plain.pop(key)
     return {**plain, "method": {"algorithms": to_plain(recipe)["methods"][method]["algorithms"]}}
 

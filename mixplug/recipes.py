@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from mixplug.checks import check_int, did_you_mean
+from mixplug.checks import check_choice, check_int, did_you_mean
+from mixplug.paper import SETTINGS
 
 
 class RecipeError(ValueError):
@@ -88,6 +89,8 @@ class Recipe:
         precision: Composer's precision: fp32, amp_bf16 or amp_fp16.
         device: Composer's device: cpu, gpu or mps; empty for what there is.
         pictures: How many test images to reconstruct, 0 for none.
+        paper: Which of the paper's settings it reproduces (see :data:`mixplug.paper.SETTINGS`), so that tables show the
+            paper's figures beside ours; empty for none.
     """
 
     description: str = ""
@@ -105,6 +108,7 @@ class Recipe:
     precision: str = "fp32"
     device: str = ""
     pictures: int = 6
+    paper: str = ""
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -121,6 +125,8 @@ class Recipe:
             check_int(name, value, 0)
         if self.first_seed + self.seeds > 2**32:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
+        if self.paper:
+            check_choice("paper", self.paper, SETTINGS)
         if not self.methods:
             raise RecipeError("methods: the recipe names no method; give at least one, such as sl: {label: SL}")
         for key, method in self.methods.items():

@@ -103,6 +103,7 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
         ),
         ("algorithms.x=1", "algorithms must be a list"),
         ("description=@x", "'description=@x' cannot be applied"),
+        ("paper=cifar11", "did you mean 'cifar10'"),
     ],
 )
 def test_a_bad_override(override, message):
