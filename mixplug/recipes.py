@@ -16,6 +16,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from mixplug.checks import check_choice, check_int, did_you_mean
 from mixplug.paper import SETTINGS
+from mixplug.shorthands import expand
 
 
 class RecipeError(ValueError):
@@ -155,7 +156,8 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Args:
         recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).
         overrides: ``key=value`` with the key's full path, such as ``data.fraction=0.5`` or
-            ``methods.mix.algorithms.0.MixTraining.rho=0.25``; values are YAML.
+            ``methods.mix.algorithms.0.MixTraining.rho=0.25``, or a short one of :mod:`mixplug.shorthands`, such as
+            ``rho=0.25``; values are YAML.
 
     Raises:
         FileNotFoundError: there is no such file or shipped recipe.
@@ -226,7 +228,8 @@ def _override(raw: DictConfig, override: str) -> None:
         raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {override!r}")
     try:
         parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
-        OmegaConf.update(raw, key, parsed, merge=False, force_add=True)
+        for path, item in expand(raw, key, parsed).items():
+            OmegaConf.update(raw, path, item, merge=False, force_add=True)
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
         raise RecipeError(f"the override {override!r} cannot be applied: {_first_line(error)}") from error
 

@@ -23,7 +23,7 @@ CORE = [
     "objectives",
     "data",
 ]
-WITHOUT_TORCH = ["phases.py", "ramps.py", "checks.py", "recipes.py", "paper.py"]
+WITHOUT_TORCH = ["phases.py", "ramps.py", "checks.py", "recipes.py", "paper.py", "shorthands.py"]
 
 
 def files_of(names):

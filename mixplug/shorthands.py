@@ -1,0 +1,95 @@
+"""Short keys for what the paper's studies vary: ``epochs``, ``fraction``, ``alpha`` and ``rho``. Pure Python.
+
+They stand for full key paths of a recipe:
+
+- ``epochs=50``: ``ssl_duration=50ep`` and ``sl_duration=50ep``. An algorithm with durations of its own keeps them.
+- ``fraction=0.1``: ``data.fraction=0.1``.
+- ``alpha=0.1``: that argument of every MixTraining and JointLoss. A Ramp stays: with it the method is another one.
+- ``rho=0.25``: that argument of every MixTraining and PhaseSwitch.
+
+Methods whose rho is 0 are the SSL+SL to compare with, and keep both alpha and rho.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mixplug.checks import check_int
+
+_HAVE = {"alpha": ("MixTraining", "JointLoss"), "rho": ("MixTraining", "PhaseSwitch")}
+_DEFAULTS = {"alpha": 0.5, "rho": 0.5}
+
+
+def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
+    """The full key paths that ``key`` stands for, each with its value; ``key`` itself if it is no shorthand.
+
+    Args:
+        recipe: The recipe as it was written.
+        key: What was given to the left of the '='.
+        value: What was given to the right of it.
+
+    Raises:
+        TypeError: epochs that are no whole number.
+        ValueError: epochs below 1, or an alpha or rho that no method has.
+    """
+    if key == "epochs":
+        duration = f"{check_int('epochs', value, 1)}ep"
+        return {"ssl_duration": duration, "sl_duration": duration}
+    if key == "fraction":
+        return {"data.fraction": value}
+    if key not in _HAVE:
+        return {key: value}
+    changes: dict[str, Any] = {}
+    for where, name, arguments in _carriers(recipe, key):
+        if not isinstance(arguments.get(key), Mapping):
+            # A bare name, or one with no arguments, has no place to write into.
+            changes |= {f"{where}.{name}.{key}": value} if arguments else {where: {name: {key: value}}}
+    if not changes:
+        raise ValueError(
+            f"no method has a {' or '.join(_HAVE[key])} whose rho is not 0"
+            f"{' and whose alpha is not a Ramp' if key == 'alpha' else ''}; "
+            f"name the full key, such as methods.KEY.algorithms.0.MixTraining.{key}"
+        )
+    return changes
+
+
+def argument_of(recipe: Mapping[str, Any], method: str, key: str) -> float | None:
+    """The ``alpha`` or ``rho`` that a method is written with, None if it has none or one that is no number."""
+    own = recipe["methods"][method]["algorithms"]
+    for specs in (own, recipe["algorithms"]):
+        for _, name, arguments in _parts(specs, ""):
+            if name in _HAVE[key]:
+                value = arguments.get(key, _DEFAULTS[key])
+                return float(value) if isinstance(value, int | float) else None
+    return None
+
+
+def _carriers(recipe: Mapping[Any, Any], key: str) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
+    """Where the algorithms are that have ``key`` and belong to no method with rho = 0."""
+    shared = list(_parts(recipe.get("algorithms"), "algorithms"))
+    methods = recipe.get("methods")
+    lists = [shared]
+    for method, content in methods.items() if isinstance(methods, Mapping) else ():
+        own = content.get("algorithms") if isinstance(content, Mapping) else None
+        # In brackets: a method's key may have dots.
+        lists.append(list(_parts(own, f"methods[{method}].algorithms")))
+    for parts in lists:
+        rhos = [
+            arguments.get("rho", _DEFAULTS["rho"]) for _, name, arguments in (*parts, *shared) if name in _HAVE["rho"]
+        ]
+        if 0 not in rhos:
+            yield from (part for part in parts if part[1] in _HAVE[key])
+
+
+def _parts(specs: Any, where: str) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
+    """The path, the name and the arguments of each algorithm; what has another form is for others to refuse."""
+    if not isinstance(specs, Sequence) or isinstance(specs, str):
+        return
+    for index, spec in enumerate(specs):
+        if isinstance(spec, str):
+            yield f"{where}[{index}]", spec, {}
+        elif isinstance(spec, Mapping) and len(spec) == 1:
+            ((name, arguments),) = spec.items()
+            if arguments is None or isinstance(arguments, Mapping):
+                yield f"{where}[{index}]", str(name), arguments or {}
