@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,15 @@ from composer.core import Algorithm, Callback, State, Time, TimeUnit
 from composer.loggers import InMemoryLogger, Logger
 from composer.models import ComposerClassifier
 from composer.optim import ComposerScheduler
-from composer.utils import dist
-from torch.utils.data import DataLoader
+from composer.utils import get_device
 from torchmetrics import MetricCollection
 
-from mixplug.algorithms import FusedBackbonePass, MixTraining, PhaseSwitch
+from mixplug.algorithms import FusedBackbonePass, MixTraining, MixupSSLData, PhaseSwitch
 from mixplug.algorithms.base import find, find_in
 from mixplug.backbones import backbone_of
 from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedulers_by_name, take_apart
 from mixplug.checks import check_choice
-from mixplug.data.datasets import DataSplit, load_dataset
+from mixplug.inputs import Inputs, make_inputs
 from mixplug.objectives import MAE, Reconstruction
 from mixplug.phases import Phase, PhasePlan
 from mixplug.recipes import Recipe
@@ -59,18 +58,18 @@ class Experiment:
         check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
         _check_interval(recipe.eval_interval)
         self.recipe = recipe
-        self.data = load_dataset(recipe.data.dataset, recipe.data.fraction, seed)
+        device = get_device(recipe.device or None)
+        self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
         torch.manual_seed(seed)
         # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
-        self.model = ComposerClassifier(_make_model(recipe, self.data), train_metrics=MetricCollection([]))
-        self.algorithms = _make_algorithms(recipe, method)
+        self.model = ComposerClassifier(_make_model(recipe, self.inputs), train_metrics=MetricCollection([]))
+        self.algorithms = _make_algorithms(recipe, method, self.inputs.ssl)
         self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
         self._log = InMemoryLogger()
-        self._train_loader = _loader(self.data.train, recipe.data.batch_size, recipe.data.workers, seed, shuffle=True)
         self.trainer = Trainer(
             model=self.model,
-            train_dataloader=self._train_loader,
-            eval_dataloader=_loader(self.data.test, recipe.data.eval_batch_size, recipe.data.workers, seed),
+            train_dataloader=self.inputs.train,
+            eval_dataloader=self.inputs.evaluation,
             max_duration=self.max_duration,
             eval_interval=recipe.eval_interval,
             algorithms=self.algorithms,
@@ -81,7 +80,7 @@ class Experiment:
             progress_bar=False,
             auto_log_hparams=False,
             precision=recipe.precision,
-            device=recipe.device or None,
+            device=device,
             seed=seed,
             save_folder=None if save_folder is None else str(save_folder),
             save_filename="checkpoint.pt",
@@ -113,15 +112,14 @@ class Experiment:
             unit=unit,
             mask=getattr(objective, "mask", None),
             rho=None if switch is None else float(switch.rho),
-            history=_history(self._log, self.max_duration.unit, len(self._train_loader)),
+            history=_history(self._log, self.max_duration.unit, len(self.inputs.train)),
             reconstruction=self._reconstruct(objective),
         )
 
     def _reconstruct(self, objective: Any) -> Reconstruction | None:
         if not isinstance(objective, MAE) or not self.recipe.pictures:
             return None
-        count = min(self.recipe.pictures, len(self.data.test))  # type: ignore[arg-type]
-        images = torch.stack([self.data.test[i][0] for i in range(count)])
+        images = _first_images(self.inputs.evaluation, self.recipe.pictures)
         device = next(self.model.parameters()).device
         self.model.eval()
         # The same hidden patches for every method: Fig. 4 of Li et al. compares reconstructions.
@@ -129,6 +127,16 @@ class Experiment:
             torch.manual_seed(0)
             pictures = objective.reconstruct(backbone_of(self.model), images.to(device))
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
+
+
+def _first_images(batches: Iterable[Any], count: int) -> torch.Tensor:
+    """As many images, or all there are."""
+    taken: list[torch.Tensor] = []
+    for images, _ in batches:
+        taken.append(images)
+        if sum(map(len, taken)) >= count:
+            break
+    return torch.cat(taken)[:count]
 
 
 def _check_interval(interval: str) -> None:
@@ -142,27 +150,33 @@ def _check_interval(interval: str) -> None:
         )
 
 
-def _make_model(recipe: Recipe, data: DataSplit) -> torch.nn.Module:
+def _make_model(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
     for name in ("in_chans", "num_classes"):
         if name in recipe.model.args:
             raise ValueError(f"model.args.{name} comes from the data; leave it out")
     try:
-        arguments = {"in_chans": data.shape[0], "num_classes": data.classes, **recipe.model.args}
+        arguments = {"in_chans": inputs.shape[0], "num_classes": sum(inputs.tasks.values()), **recipe.model.args}
         model = timm.create_model(recipe.model.name, **arguments)
     except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size is not None and tuple(size) != data.shape[1:] and not getattr(model, "dynamic_img_size", False):
+    if size is not None and tuple(size) != inputs.shape[1:] and not getattr(model, "dynamic_img_size", False):
         raise ValueError(
-            f"model.args.img_size is {tuple(size)} but the images of {recipe.data.dataset!r} are {data.shape[1:]}; "
-            f"set model.args.img_size={data.shape[1]}"
+            f"model.args.img_size is {tuple(size)} but the images of {recipe.data.dataset!r} are {inputs.shape[1:]}; "
+            f"set model.args.img_size={inputs.shape[1]} or data.image_size={size[0]}"
         )
     return model
 
 
-def _make_algorithms(recipe: Recipe, method: str) -> list[Algorithm]:
+def _make_algorithms(recipe: Recipe, method: str, ssl_loader: Any) -> list[Algorithm]:
     names = algorithms_by_name()
     durations = {"ssl_duration": recipe.ssl_duration, "sl_duration": recipe.sl_duration}
+    other_data = {} if ssl_loader is None else {"ssl_dataloader": ssl_loader}
+    extra: dict[Any, dict[str, Any]] = {
+        MixTraining: {**durations, **other_data},
+        PhaseSwitch: durations,
+        MixupSSLData: other_data,
+    }
     made = []
     for where, specs in (
         (f"methods.{method}.algorithms", recipe.methods[method].algorithms),
@@ -170,8 +184,7 @@ def _make_algorithms(recipe: Recipe, method: str) -> list[Algorithm]:
     ):
         for index, spec in enumerate(specs):
             name, _ = take_apart(spec, f"{where}.{index}")
-            divides = names.get(name) in (MixTraining, PhaseSwitch)
-            made.append(build(spec, names, f"{where}.{index}", **(durations if divides else {})))
+            made.append(build(spec, names, f"{where}.{index}", **extra.get(names.get(name), {})))
     return made
 
 
@@ -195,18 +208,6 @@ def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[Phase
         raise ValueError("ssl_duration and sl_duration must not be null: leave them out for the recipe's own")
     plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
     return plan, Time(plan.total, switch.ssl_duration.unit)
-
-
-def _loader(dataset: Any, batch_size: int, workers: int, seed: int, shuffle: bool = False) -> DataLoader:
-    # A sampler seeded by epoch: the order of the data does not depend on how much randomness training uses, so
-    # the methods of one seed see the same batches, and it is Composer's own for several processes.
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=dist.get_sampler(dataset, shuffle=shuffle, seed=seed),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
 
 
 def _history(log: InMemoryLogger, unit: TimeUnit, batches: int) -> dict[str, list[list[float]]]:

@@ -18,25 +18,59 @@ from mixplug.checks import check_choice, check_int, did_you_mean
 from mixplug.paper import SETTINGS
 from mixplug.shorthands import expand
 
+_ONE_NAME = ("optimizer", "scheduler")
+"""Keys that hold one name with its settings: what a recipe gives takes the place of what it extends."""
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be read: unknown or mistyped keys, or a missing file."""
 
 
 @dataclass
-class DataConfig:
-    """What to train on.
+class ImagesConfig:
+    """Which images, and how they are augmented; see :func:`mixplug.data.datasets.load_dataset`.
 
     Attributes:
-        dataset: Name of a data set.
-        fraction: Share of its training images to keep, in (0, 1]; each seed draws its own.
-        batch_size: Images of a training step.
-        eval_batch_size: Images of an evaluation step.
-        workers: Processes that load data.
+        dataset: digits, cifar10, cifar100, svhn, fashion_mnist or image_folder.
+        root: Folder that holds the data, relative to where the command is run.
+        download: Have torchvision fetch data that is missing.
+        train: For an image_folder, the name of its training tree.
+        image_size: Height and width to bring images to; null for their own.
+        fraction: Share of the training images to keep, in (0, 1]; each seed draws its own.
+        sampling: How it is drawn: uniform (the paper's) or stratified.
+        mean: What to subtract from images in [0, 1], a number for each channel; null for the stated statistics.
+        std: What to divide them by then.
+        crop_padding: Pixels of black around a training image, out of which a random window is cut; 0 for none.
+        flip: Mirror each training image with probability 1/2.
+        in_memory: For an image_folder, whether to keep its images in memory; null where they take less than 4 GiB.
     """
 
     dataset: str = "digits"
+    root: str = "data"
+    download: bool = False
+    train: str = "train"
+    image_size: Optional[int] = None  # noqa: UP045  (OmegaConf reads this type)
     fraction: float = 1.0
+    sampling: str = "uniform"
+    mean: Optional[list[float]] = None  # noqa: UP045
+    std: Optional[list[float]] = None  # noqa: UP045
+    crop_padding: int = 0
+    flip: bool = False
+    in_memory: Optional[bool] = None  # noqa: UP045
+
+
+@dataclass
+class DataConfig(ImagesConfig):
+    """The labelled data.
+
+    Attributes:
+        test: For an image_folder, the name of its test tree; empty for the first of test, val and valid.
+        batch_size: Images of a training step (of each task, where there are several), labelled or not.
+        eval_batch_size: Images of an evaluation step.
+        workers: Processes that read images which are not kept in memory.
+    """
+
+    test: str = ""
     batch_size: int = 64
     eval_batch_size: int = 512
     workers: int = 0
@@ -79,7 +113,9 @@ class Recipe:
         sl_duration: Supervised learning in all.
         seeds: How often each method is run.
         first_seed: The first seed; the others follow.
-        data: The data.
+        data: The labelled data.
+        ssl_data: Other images for self-supervised learning, brought to the labelled images' size; null for the same.
+        tasks: Several labelled data sets by name, each the settings in which it differs from ``data``; empty for one.
         model: The model.
         optimizer: An optimizer by name.
         scheduler: A learning-rate schedule by name, or none. Of a PhaseScheduler a method without phases takes
@@ -100,9 +136,11 @@ class Recipe:
     seeds: int = 3
     first_seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
+    ssl_data: Optional[ImagesConfig] = None  # noqa: UP045
+    tasks: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: dict[str, Any] = field(default_factory=lambda: {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}})
-    scheduler: Optional[dict[str, Any]] = None  # noqa: UP045  (OmegaConf reads this type)
+    scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
     algorithms: list[Any] = field(default_factory=list)
     methods: dict[str, MethodConfig] = field(default_factory=dict)
     eval_interval: str = "1dur"
@@ -128,6 +166,21 @@ class Recipe:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
         if self.paper:
             check_choice("paper", self.paper, SETTINGS)
+        if len(self.tasks) == 1:
+            raise RecipeError(f"tasks: one task, {next(iter(self.tasks))!r}, is what `data` is for; name two or more")
+        shared = ("batch_size", "eval_batch_size", "workers")
+        own = {key for key in typing.get_type_hints(DataConfig) if key not in shared}
+        for name, task in self.tasks.items():
+            if not isinstance(task, dict):
+                raise RecipeError(f"tasks.{name} must map settings of `data` to values, got {task!r}")
+            for key in task:
+                if key not in own:
+                    why = "; all tasks share data's" if key in shared else did_you_mean(key, own)
+                    raise RecipeError(f"unknown key 'tasks.{name}.{key}'{why}; valid here: {sorted(own)}")
+        try:
+            self.task_data()
+        except OmegaConfBaseException as error:
+            raise RecipeError(f"tasks: {error.full_key}: {_first_line(error)}") from error
         if not self.methods:
             raise RecipeError("methods: the recipe names no method; give at least one, such as sl: {label: SL}")
         for key, method in self.methods.items():
@@ -145,6 +198,15 @@ class Recipe:
                     f"methods: the label {label!r} is used {labels.count(label)} times; give each its own"
                 )
 
+    def task_data(self) -> dict[str, DataConfig]:
+        """The data of each task: ``data`` with what the task has of its own."""
+        return {
+            name: typing.cast(
+                DataConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.data), OmegaConf.create(own)))
+            )
+            for name, own in self.tasks.items()
+        }
+
     def all_seeds(self) -> list[int]:
         """The seeds that each method is run with."""
         return list(range(self.first_seed, self.first_seed + self.seeds))
@@ -152,6 +214,10 @@ class Recipe:
 
 def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
+
+    Beside the keys of :class:`Recipe`, a file may have ``extends``, the recipe (a shipped one's name, or a file, also
+    beside it) over which its own keys are laid, method by method and key by key (``optimizer`` and ``scheduler`` as a
+    whole; a method that is null is left out); and ``vars``, values to be used elsewhere as ``${vars.NAME}``.
 
     Args:
         recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).
@@ -165,14 +231,16 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """
     path = _locate(recipe)
     try:
-        raw = OmegaConf.load(path)
-        if not isinstance(raw, DictConfig):
-            raise RecipeError(f"{path} must map keys to values")
+        raw = _read(path)
         for override in overrides:
             _override(raw, override)
+        _refuse_unused_vars(raw)
         given = typing.cast(dict[str, Any], OmegaConf.to_container(raw, resolve=True))
+        given.pop("vars", None)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {_first_line(error)}") from error
+    if isinstance(given.get("methods"), dict):
+        given["methods"] = {key: method for key, method in given["methods"].items() if method is not None}
     _refuse_unknown_keys(given, Recipe, "")
     try:
         defaults = OmegaConf.structured(Recipe)
@@ -193,8 +261,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 def describe(path: Path) -> str:
     """The description of a recipe file, without validating the rest."""
-    raw = OmegaConf.load(path)
-    return str(raw.get("description", "")) if isinstance(raw, DictConfig) else ""
+    return str(_read(path).get("description", ""))
 
 
 def to_plain(recipe: Recipe) -> dict[str, Any]:
@@ -202,10 +269,28 @@ def to_plain(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-def _locate(recipe: str | Path) -> Path:
+def _read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
+    """The YAML of ``path`` over that of the recipe it extends, as deep as that goes."""
+    if path.resolve() in below:
+        raise RecipeError(f"{path} extends itself: {' -> '.join(str(p) for p in (*below, path.resolve()))}")
+    raw = OmegaConf.load(path)
+    if not isinstance(raw, DictConfig):
+        raise RecipeError(f"{path} must map keys to values")
+    if "extends" not in raw:
+        return raw
+    parent = _read(_locate(str(raw.pop("extends")), path.parent), (*below, path.resolve()))
+    for key in _ONE_NAME:
+        if key in raw and key in parent:
+            parent.pop(key)
+    return typing.cast(DictConfig, OmegaConf.merge(parent, raw))
+
+
+def _locate(recipe: str | Path, beside: Path | None = None) -> Path:
+    """A file, looked for in the folder ``beside`` too, or a shipped recipe's."""
     path = Path(recipe)
-    if path.is_file():
-        return path
+    for candidate in (path, *([] if beside is None else [beside / path])):
+        if candidate.is_file():
+            return candidate
     shipped = shipped_recipes()
     name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")
     if name in shipped:
@@ -234,6 +319,14 @@ def _override(raw: DictConfig, override: str) -> None:
         raise RecipeError(f"the override {override!r} cannot be applied: {_first_line(error)}") from error
 
 
+def _refuse_unused_vars(raw: DictConfig) -> None:
+    for name in raw.get("vars") or {}:
+        if f"${{vars.{name}}}" not in OmegaConf.to_yaml(raw):
+            raise RecipeError(
+                f"vars.{name} is used nowhere; write ${{vars.{name}}} where its value belongs, or remove it"
+            )
+
+
 def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
     """Raise for keys that are not of ``schema``, by their full path, before OmegaConf's own less helpful words."""
     if not isinstance(given, Mapping):
@@ -248,8 +341,11 @@ def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
             raise RecipeError(f"{path} must be a list, got {value!r}")
         if container is dict and not isinstance(value, Mapping):
             raise RecipeError(f"{path} must map names to settings, got {value!r}")
+        optional = [t for t in typing.get_args(types[key]) if dataclasses.is_dataclass(t)]
         if dataclasses.is_dataclass(types[key]):
             _refuse_unknown_keys(value, types[key], path)
+        elif typing.get_origin(types[key]) is typing.Union and optional and value is not None:
+            _refuse_unknown_keys(value, optional[0], path)
         elif typing.get_origin(types[key]) is dict and dataclasses.is_dataclass(typing.get_args(types[key])[1]):
             for name, item in value.items():
                 _refuse_unknown_keys(item, typing.get_args(types[key])[1], f"{path}.{name}")

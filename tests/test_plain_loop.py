@@ -28,6 +28,7 @@ def test_the_plain_loop_and_the_trainer_reach_the_same_weights_bit_for_bit():
     exec(compile(text, "README.md", "exec"), made)
 
     data = made["loader"]
+    data.set_epoch(0)
     torch.manual_seed(0)
     model = timm.create_model(
         "vit_tiny_patch16_224", img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=48, depth=3

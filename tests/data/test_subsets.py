@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixplug.data.subsets import draw
+
+settings = {
+    "labels": st.lists(st.integers(0, 4), min_size=4, max_size=60).map(torch.tensor),
+    "fraction": st.floats(0.3, 1.0),
+    "seed": st.integers(0, 2**31),
+    "sampling": st.sampled_from(["uniform", "stratified"]),
+}
+
+
+@given(**settings)
+def test_so_many_distinct_images_a_function_of_the_seed(labels, fraction, seed, sampling):
+    kept = draw(labels, fraction, seed, sampling)
+    assert len(kept) == round(len(labels) * fraction)
+    assert len(kept.unique()) == len(kept)
+    assert kept.max() < len(labels)
+    assert torch.equal(kept, draw(labels, fraction, seed, sampling))
+
+
+@given(labels=settings["labels"], fraction=settings["fraction"], seed=settings["seed"])
+def test_stratified_gives_each_class_its_share_up_to_one_image(labels, fraction, seed):
+    kept = labels[draw(labels, fraction, seed, "stratified")]
+    for label in labels.unique():
+        assert abs((kept == label).sum() - fraction * (labels == label).sum()) <= 1
+
+
+def test_equal_classes_stay_equal():
+    labels = torch.arange(10).repeat(50)
+    assert labels[draw(labels, 0.1, 3, "stratified")].bincount().tolist() == [5] * 10
+
+
+def test_uniform_is_uniform():
+    drawn = torch.cat([draw(torch.zeros(10), 0.3, seed) for seed in range(4000)]).bincount()
+    # Each image is kept with probability 0.3: five standard deviations.
+    assert (drawn - 1200).abs().max() < 5 * (4000 * 0.3 * 0.7) ** 0.5
+
+
+def test_other_seeds_draw_others():
+    labels = torch.zeros(100)
+    assert not torch.equal(draw(labels, 0.5, 0), draw(labels, 0.5, 1))
+
+
+def test_all_is_all_in_its_own_order():
+    assert draw(torch.zeros(7), 1.0, 5).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "error"), [(0, ValueError), (1.5, ValueError), (1e-9, ValueError), ("1", TypeError)]
+)
+def test_a_bad_fraction(fraction, error):
+    with pytest.raises(error, match="fraction"):
+        draw(torch.zeros(10), fraction)
+
+
+def test_an_unknown_sampling():
+    with pytest.raises(ValueError, match="did you mean 'uniform'"):
+        draw(torch.zeros(10), 0.5, sampling="unifrom")

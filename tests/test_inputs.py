@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import image_files
+import pytest
+import torch
+
+from mixplug.data.loaders import ImageLoader
+from mixplug.experiment import Experiment
+from mixplug.inputs import make_inputs
+from mixplug.recipes import load_recipe
+
+TINY = Path(__file__).parent / "tiny.yaml"
+CPU = torch.device("cpu")
+
+
+def folder_recipe(root, *overrides):
+    own = ["data.dataset=image_folder", f"data.root={root}", "data.fraction=1", "data.batch_size=4"]
+    return load_recipe(TINY, [*own, "ssl_duration=2ba", "sl_duration=2ba", *overrides])
+
+
+def test_what_the_recipe_says_reaches_the_loaders():
+    inputs = make_inputs(load_recipe(TINY, ["data.crop_padding=1", "data.flip=true"]), 3, CPU)
+    train, test = inputs.train, inputs.evaluation
+    assert isinstance(train, ImageLoader)
+    assert (train.batch_size, train.crop_padding, train.flip, train.shuffle, train.seed) == (32, 1, True, True, 3)
+    assert (test.batch_size, test.crop_padding, test.flip, test.shuffle) == (512, 0, False, False)
+    assert inputs.ssl is None
+    assert inputs.tasks == {"": 10}
+
+
+def test_a_folder_of_images(tmp_path):
+    recipe = folder_recipe(image_files.train_and_test(tmp_path))
+    result = Experiment(recipe, "mix", 0).run()
+    assert result.lengths == {"ssl": 1, "mix": 1, "sl": 1}
+    assert 0 <= result.accuracy <= 1
+
+
+def test_a_folder_read_by_workers(tmp_path):
+    recipe = folder_recipe(image_files.train_and_test(tmp_path), "data.in_memory=false", "data.workers=1")
+    assert 0 <= Experiment(recipe, "mix", 0).run().accuracy <= 1
+
+
+def test_other_images_for_ssl_of_other_size_and_number(tmp_path):
+    labelled, other = tmp_path / "labelled", tmp_path / "other"
+    image_files.train_and_test(labelled)
+    image_files.train_and_test(other, size=20, count=25, classes=("x", "y", "z"))
+    own = [f"ssl_data={{dataset: image_folder, root: {other}, flip: true}}", "ssl_duration=2ep", "sl_duration=2ep"]
+    recipe = folder_recipe(labelled, *own)
+    made = Experiment(recipe, "mix", 0)
+    assert len(made.inputs.ssl) == 19
+    assert next(iter(made.inputs.ssl))[0].shape == (4, 3, 8, 8), "resized to the labelled images' size"
+    result = made.run()
+    # One epoch of 19 SSL batches, then 3 labelled ones of MIX and 3 of SL.
+    assert made.trainer.state.timestamp.batch == 25
+    assert [point[0] for point in result.history["ssl"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("ssl_data", "error", "message"),
+    [
+        ("{dataset: digits}", ValueError, r"ssl_data: its images are \(1, 8, 8\), the labelled ones \(3, 8, 8\)"),
+        ("{dataset: image_folder, root: nowhere}", FileNotFoundError, "ssl_data: .*nowhere"),
+        ("{dataset: digits, fraction: 0}", ValueError, "ssl_data: data.fraction"),
+    ],
+)
+def test_other_images_that_do_not_fit(tmp_path, ssl_data, error, message):
+    recipe = folder_recipe(image_files.train_and_test(tmp_path), f"ssl_data={ssl_data}")
+    with pytest.raises(error, match=message):
+        make_inputs(recipe, 0, CPU)
