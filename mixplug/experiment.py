@@ -22,6 +22,7 @@ from mixplug.backbones import backbone_of
 from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedulers_by_name, take_apart
 from mixplug.checks import check_choice
 from mixplug.inputs import Inputs, make_inputs
+from mixplug.models import MultiTaskClassifier
 from mixplug.objectives import MAE, Reconstruction
 from mixplug.phases import Phase, PhasePlan
 from mixplug.recipes import Recipe
@@ -61,10 +62,10 @@ class Experiment:
         device = get_device(recipe.device or None)
         self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
         torch.manual_seed(seed)
-        # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
-        self.model = ComposerClassifier(_make_model(recipe, self.inputs), train_metrics=MetricCollection([]))
+        self.model = _make_classifier(recipe, self.inputs)
         self.algorithms = _make_algorithms(recipe, method, self.inputs.ssl)
         self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
+        self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
         self.trainer = Trainer(
             model=self.model,
@@ -73,8 +74,8 @@ class Experiment:
             max_duration=self.max_duration,
             eval_interval=recipe.eval_interval,
             algorithms=self.algorithms,
-            optimizers=build(recipe.optimizer, optimizers_by_name(), "optimizer", params=self.model.parameters()),
-            schedulers=_make_scheduler(recipe, self.algorithms),
+            optimizers=_make_optimizer(recipe, method, self.model),
+            schedulers=_make_scheduler(recipe, method, self.algorithms),
             callbacks=[] if progress is None else [_ProgressCallback(progress)],
             loggers=[self._log],
             progress_bar=False,
@@ -106,13 +107,16 @@ class Experiment:
             lengths = {span.phase.value: span.length for span in self.plan.phases}
         objective = getattr(self.model, "ssl_objective", None)
         return RunResult(
-            accuracy=float(state.eval_metric_values["MulticlassAccuracy"]),
+            accuracy=float(state.eval_metric_values[self._accuracy]),
+            task_accuracies={
+                task: float(state.eval_metric_values[f"{self._accuracy}/{task}"]) for task in self.inputs.tasks if task
+            },
             seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
             lengths=lengths,
             unit=unit,
             mask=getattr(objective, "mask", None),
             rho=None if switch is None else float(switch.rho),
-            history=_history(self._log, self.max_duration.unit, len(self.inputs.train)),
+            history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
             reconstruction=self._reconstruct(objective),
         )
 
@@ -150,7 +154,16 @@ def _check_interval(interval: str) -> None:
         )
 
 
-def _make_model(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
+def _make_classifier(recipe: Recipe, inputs: Inputs) -> ComposerClassifier:
+    module = _make_module(recipe, inputs)
+    # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
+    none = MetricCollection([])
+    if len(inputs.tasks) == 1:
+        return ComposerClassifier(module, train_metrics=none)
+    return MultiTaskClassifier(module, inputs.tasks, train_metrics=none)
+
+
+def _make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
     for name in ("in_chans", "num_classes"):
         if name in recipe.model.args:
             raise ValueError(f"model.args.{name} comes from the data; leave it out")
@@ -188,10 +201,18 @@ def _make_algorithms(recipe: Recipe, method: str, ssl_loader: Any) -> list[Algor
     return made
 
 
-def _make_scheduler(recipe: Recipe, algorithms: Sequence[Algorithm]) -> ComposerScheduler | None:
-    if recipe.scheduler is None:
+def _make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch.optim.Optimizer:
+    own = recipe.methods[method].optimizer
+    where = "optimizer" if own is None else f"methods.{method}.optimizer"
+    return build(recipe.optimizer if own is None else own, optimizers_by_name(), where, params=model.parameters())
+
+
+def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -> ComposerScheduler | None:
+    own = recipe.methods[method].scheduler
+    spec, where = (recipe.scheduler, "scheduler") if own is None else (own, f"methods.{method}.scheduler")
+    if spec is None:
         return None
-    scheduler = build(recipe.scheduler, schedulers_by_name(), "scheduler")
+    scheduler = build(spec, schedulers_by_name(), where)
     if isinstance(scheduler, PhaseScheduler) and find_in(algorithms, PhaseSwitch) is None:
         return scheduler.alone(Phase.SL)
     return scheduler
@@ -210,7 +231,7 @@ def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[Phase
     return plan, Time(plan.total, switch.ssl_duration.unit)
 
 
-def _history(log: InMemoryLogger, unit: TimeUnit, batches: int) -> dict[str, list[list[float]]]:
+def _history(log: InMemoryLogger, unit: TimeUnit, batches: int, metric: str) -> dict[str, list[list[float]]]:
     """Each logged loss as its mean over every epoch (every batch, for runs in batches), and accuracy."""
     history = {}
     for name in ("total", "ssl", "sl"):
@@ -223,7 +244,7 @@ def _history(log: InMemoryLogger, unit: TimeUnit, batches: int) -> dict[str, lis
     if not history["sl"]:  # a run without phases logs one loss
         history["sl"] = history["total"]
     history["accuracy"] = []
-    for timestamp, value in log.data.get("metrics/eval/MulticlassAccuracy", []):
+    for timestamp, value in log.data.get(f"metrics/eval/{metric}", []):
         time: float = timestamp.get(unit).value
         if unit == TimeUnit.EPOCH:  # the last evaluation comes after the last batch, before the epoch ends
             time += timestamp.batch_in_epoch.value / batches

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mixplug.data.datasets import DataSplit, load_dataset
+from mixplug.data.multitask import MultiTaskEvalLoader, MultiTaskLoader
 from mixplug.recipes import DataConfig, ImagesConfig, Recipe
 
 
@@ -44,31 +45,55 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         ValueError: a setting is out of range, or data sets do not go together.
         FileNotFoundError: data is not there.
     """
-    config = recipe.data
-    split = _load(config, seed)
+    if recipe.tasks:
+        splits = {name: _load_task(name, config, seed) for name, config in recipe.task_data().items()}
+    else:
+        splits = {"": _load(recipe.data, seed)}
+    configs = recipe.task_data() or {"": recipe.data}
+    tasks = {name: split.classes for name, split in splits.items()}
+    train = {n: _train_loader(recipe, configs[n], split, seed, device) for n, split in splits.items()}
+    evaluation = {
+        name: split.eval_loader(recipe.data.eval_batch_size, device=device, workers=recipe.data.workers)
+        for name, split in splits.items()
+    }
+    shapes = {name: split.shape for name, split in splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"tasks: their images must have one shape (channels, height, width), got {shapes}; set "
+            f"data.image_size, and use images of as many channels"
+        )
+    first = next(iter(splits.values()))
+    several = len(tasks) > 1
     return Inputs(
-        train=_train_loader(recipe, config, split, seed, device),
-        evaluation=split.eval_loader(config.eval_batch_size, device=device, workers=config.workers),
-        ssl=_ssl_loader(recipe, split, seed, device),
-        shape=split.shape,
-        tasks={"": split.classes},
+        train=MultiTaskLoader(train, tasks, seed) if several else train[""],
+        evaluation=MultiTaskEvalLoader(evaluation, tasks) if several else evaluation[""],
+        ssl=_ssl_loader(recipe, first.shape, seed, device),
+        shape=first.shape,
+        tasks=tasks,
     )
 
 
-def _ssl_loader(recipe: Recipe, labelled: DataSplit, seed: int, device: torch.device) -> Any:
+def _load_task(name: str, config: DataConfig, seed: int) -> DataSplit:
+    try:
+        return _load(config, seed)
+    except (ValueError, TypeError, OSError) as error:
+        raise type(error)(f"tasks.{name}: {error}") from error
+
+
+def _ssl_loader(recipe: Recipe, labelled: tuple[int, int, int], seed: int, device: torch.device) -> Any:
     config = recipe.ssl_data
     if config is None:
         return None
-    height, width = labelled.shape[1:]
+    _, height, width = labelled
     if config.image_size is None and height == width:
         config = dataclasses.replace(config, image_size=height)
     try:
         split = _load(config, seed)
     except (ValueError, TypeError, OSError) as error:
         raise type(error)(f"ssl_data: {error}") from error
-    if split.shape != labelled.shape:
+    if split.shape != labelled:
         raise ValueError(
-            f"ssl_data: its images are {split.shape}, the labelled ones {labelled.shape} (channels, height, width); "
+            f"ssl_data: its images are {split.shape}, the labelled ones {labelled} (channels, height, width); "
             f"set ssl_data.image_size, and use images of as many channels"
         )
     return _train_loader(recipe, config, split, seed, device)

@@ -21,6 +21,9 @@ from mixplug.shorthands import expand
 _ONE_NAME = ("optimizer", "scheduler")
 """Keys that hold one name with its settings: what a recipe gives takes the place of what it extends."""
 
+_OWN = ("description", "paper")
+"""Keys that say what a recipe itself is: not taken over from the one that it extends."""
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be read: unknown or mistyped keys, or a missing file."""
@@ -97,10 +100,14 @@ class MethodConfig:
         label: Its name in tables and pictures; empty for its key.
         algorithms: Algorithms by name, beside the recipe's own. MixTraining and PhaseSwitch get the recipe's
             durations; a method without either trains for ``sl_duration``.
+        optimizer: In place of the recipe's, null for the same.
+        scheduler: In place of the recipe's, null for the same.
     """
 
     label: str = ""
     algorithms: list[Any] = field(default_factory=list)
+    optimizer: Optional[dict[str, Any]] = None  # noqa: UP045  (OmegaConf reads this type)
+    scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
 
 
 @dataclass
@@ -215,9 +222,10 @@ class Recipe:
 def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
-    Beside the keys of :class:`Recipe`, a file may have ``extends``, the recipe (a shipped one's name, or a file, also
-    beside it) over which its own keys are laid, method by method and key by key (``optimizer`` and ``scheduler`` as a
-    whole; a method that is null is left out); and ``vars``, values to be used elsewhere as ``${vars.NAME}``.
+    Beside the keys of :class:`Recipe`, a file may have ``extends``, the recipe over which its own keys are laid, method
+    by method and key by key: a shipped one's name, or a file, also beside it. ``optimizer`` and ``scheduler`` are
+    replaced as a whole, ``description`` and ``paper`` are not taken over, and a method that is null is left out. And
+    it may have ``vars``, values to be used elsewhere as ``${vars.NAME}``.
 
     Args:
         recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).
@@ -279,9 +287,8 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
     if "extends" not in raw:
         return raw
     parent = _read(_locate(str(raw.pop("extends")), path.parent), (*below, path.resolve()))
-    for key in _ONE_NAME:
-        if key in raw and key in parent:
-            parent.pop(key)
+    for key in (*(key for key in _ONE_NAME if key in raw), *_OWN):
+        parent.pop(key, None)
     return typing.cast(DictConfig, OmegaConf.merge(parent, raw))
 
 
