@@ -94,6 +94,11 @@ class ImageLoader:
                 f"batches or drop_last=False"
             )
 
+    @property
+    def num_samples(self) -> int:
+        """Images of a pass in this process."""
+        return len(self) * self.batch_size if self.drop_last else self._share()
+
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch``."""
         self._epoch = epoch
@@ -104,7 +109,7 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         epoch, self._epoch = self._epoch, self._epoch + 1
-        rank, processes = _rank_and_processes()
+        rank, processes = rank_and_processes()
         order = self._order(epoch, rank, processes)
         generator = torch.Generator()
         for batch in range(len(self)):
@@ -113,7 +118,7 @@ class ImageLoader:
             yield [self._make(index, generator), self.labels[index]]
 
     def _share(self) -> int:
-        return -(-len(self.images) // _rank_and_processes()[1])
+        return -(-len(self.images) // rank_and_processes()[1])
 
     def _order(self, epoch: int, rank: int, processes: int) -> Tensor:
         count = len(self.images)
@@ -173,7 +178,8 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _rank_and_processes() -> tuple[int, int]:
+def rank_and_processes() -> tuple[int, int]:
+    """This process's number and how many there are."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from mixplug.data.randomness import random_state, set_random_state
 from mixplug.data.streams import stream_of
@@ -26,6 +27,13 @@ def samplers_of(loader: Any) -> list[Any]:
     """The loader and its samplers: whatever may have an epoch or a generator to set."""
     outer = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     return [holder for holder in (*outer, getattr(outer[2], "sampler", None)) if holder is not None]
+
+
+def is_sharded(loader: Any) -> bool:
+    """Whether several processes get images of their own; what is no DataLoader of map-style data sees to it itself."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return True
+    return any(isinstance(holder, DistributedSampler) for holder in samplers_of(loader))
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:

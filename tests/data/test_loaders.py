@@ -67,7 +67,7 @@ def test_the_last_batch(drop_last, batches, images):
 def test_processes_share_the_images(count, processes, monkeypatch):
     shares = []
     for rank in range(processes):
-        monkeypatch.setattr("mixplug.data.loaders._rank_and_processes", lambda rank=rank: (rank, processes))
+        monkeypatch.setattr("mixplug.data.loaders.rank_and_processes", lambda rank=rank: (rank, processes))
         made = loader(count, 2, shuffle=True)
         shares.append(seen(made))
         assert len(made) == -(-len(shares[-1]) // 2)
