@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.randomness import random_state, seeded_state, set_random_state
-from mixplug.data.rewinding import samplers_of
+from mixplug.data.rewinding import generators_of, set_epoch
 from mixplug.data.streams import stream_of
 
 
@@ -36,11 +35,9 @@ def repeatable_pass(loader: Iterable, seed: int, epoch: int, again: int = 0) -> 
         stream = stream_of(loader)
         if stream is not None:
             stream.next_epoch = order
-        for holder in samplers_of(loader):
-            if hasattr(holder, "set_epoch"):
-                holder.set_epoch(order)
-            if isinstance(getattr(holder, "generator", None), torch.Generator):
-                holder.generator.manual_seed(own.seed)
+        set_epoch(loader, order)
+        for generator in generators_of(loader):
+            generator.manual_seed(own.seed)
         batches = iter(loader)
     while True:
         with own.in_force():

@@ -23,6 +23,13 @@ def set_generators(loader: Any, states: list[torch.Tensor]) -> None:
         generator.set_state(state)
 
 
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the loader and its samplers which epoch the next pass is, if they can be told."""
+    for holder in samplers_of(loader):
+        if hasattr(holder, "set_epoch"):
+            holder.set_epoch(epoch)
+
+
 def samplers_of(loader: Any) -> list[Any]:
     """The loader and its samplers: whatever may have an epoch or a generator to set."""
     outer = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
@@ -68,9 +75,7 @@ class RewoundLoader:
         self.after = after
 
     def __iter__(self) -> Iterator[Any]:
-        for holder in samplers_of(self.loader):
-            if hasattr(holder, "set_epoch"):
-                holder.set_epoch(self.epoch)
+        set_epoch(self.loader, self.epoch)
         stream = stream_of(self.loader)
         if stream is not None:
             stream.next_epoch = self.epoch
