@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from mixplug.exporting import export
     from mixplug.losses import LossWeights, joint_loss, phase_weights
     from mixplug.mixing import MixingFunction, mixup_ssl
+    from mixplug.models import MultiTaskClassifier
     from mixplug.objectives import MAE, Objective
     from mixplug.phases import Phase, PhasePlan, PhaseSpan
     from mixplug.ramps import Ramp
     from mixplug.schedulers import PhaseScheduler
+    from mixplug.tasks import multi_task_cross_entropy, split_logits
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,9 @@ _HOME = {
     "FusedBackbonePass": "algorithms",
     "ExactResumption": "algorithms",
     "PhaseScheduler": "schedulers",
+    "MultiTaskClassifier": "models",
+    "multi_task_cross_entropy": "tasks",
+    "split_logits": "tasks",
     "export": "exporting",
 }
 
@@ -64,6 +69,7 @@ __all__ = [
     "MixTraining",
     "MixingFunction",
     "MixupSSLData",
+    "MultiTaskClassifier",
     "Objective",
     "PassRequest",
     "Phase",
@@ -78,7 +84,9 @@ __all__ = [
     "export",
     "joint_loss",
     "mixup_ssl",
+    "multi_task_cross_entropy",
     "phase_weights",
+    "split_logits",
 ]
 
 

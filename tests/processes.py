@@ -16,9 +16,16 @@ from typing import Any
 from unittest import mock
 
 import torch
-from algorithms.settings import classifier, trainer
+from algorithms.settings import (
+    TASKS,
+    classifier,
+    multi_task_classifier,
+    multi_task_loader,
+    trainer,
+)
 from composer import Trainer
 from composer.core import Algorithm, Callback, Event
+from composer.models import ComposerClassifier
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 from conftest import images, labels
@@ -27,6 +34,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mixplug import MAE, FusedBackbonePass, JointLoss, MixTraining, Ramp
+from mixplug.data.loaders import ImageLoader
+from mixplug.data.multitask import MultiTaskEvalLoader, MultiTaskLoader
 
 SHORT = "3ep"
 """An epoch of each phase at rho = 0.5."""
@@ -57,6 +66,24 @@ def unlabelled(count: int = 48, dtype: torch.dtype = torch.float32) -> DataLoade
     return sharded(images(count, seed=30, dtype=dtype), 24)  # type: ignore[arg-type]
 
 
+def two_tasks(dtype: torch.dtype) -> MultiTaskLoader:
+    return multi_task_loader(partial(sharded, total_batch_size=12), (24, 36), dtype)
+
+
+def two_uneven_tasks() -> MultiTaskLoader:
+    """Whose images no number of processes divides."""
+    pixels = images(36).mul(50).add(128).clamp(0, 255).byte()
+    loaders = {
+        name: ImageLoader(pixels[:count], labels(count, TASKS[name]), 4, (0.5,), (0.3,), shuffle=True, flip=True)
+        for name, count in {"a": 31, "b": 13}.items()
+    }
+    return MultiTaskLoader(loaders, TASKS)
+
+
+def for_evaluation(loader: MultiTaskLoader) -> MultiTaskEvalLoader:
+    return MultiTaskEvalLoader(loader.loaders, loader.tasks)
+
+
 def fit(made: Trainer, kept: PerBatch) -> dict[str, Any]:
     made.fit()
     names = ("mixtraining/phase", "loss/train/total", "loss/train/ssl", "loss/train/sl")
@@ -67,14 +94,18 @@ def fit(made: Trainer, kept: PerBatch) -> dict[str, Any]:
         "sync": made._ddp_sync_strategy.value,
         "find_unused_parameters": made._find_unused_parameters,
         "logged": logged,
+        "metrics": {name: float(value) for name, value in made.state.eval_metric_values.items()},
     }
 
 
-def same_weights(make: Callable[[], list[Algorithm]], **options: Any) -> dict[str, Any]:
+def same_weights(
+    make: Callable[[], list[Algorithm]],
+    model: Callable[[], ComposerClassifier] = classifier,
+    data: Callable[[], Any] = labelled,
+    **options: Any,
+) -> dict[str, Any]:
     kept = PerBatch()
-    model = classifier(**options.pop("model", {}))
-    made = trainer(model, make(), SHORT, train_dataloader=labelled(), callbacks=[kept], **options)
-    return fit(made, kept)
+    return fit(trainer(model(), make(), SHORT, train_dataloader=data(), callbacks=[kept], **options), kept)
 
 
 def other_data() -> list[Algorithm]:
@@ -95,11 +126,14 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     "ramps": lambda: same_weights(ramps, ddp_sync_strategy="single_auto_sync"),
     "other data": lambda: same_weights(other_data),
     "microbatches": lambda: same_weights(lambda: [MixTraining()], device_train_microbatch_size=2),
-    "average pooling": lambda: same_weights(lambda: [MixTraining()], model={"global_pool": "avg"}),
+    "average pooling": lambda: same_weights(lambda: [MixTraining()], lambda: classifier(global_pool="avg")),
     "registers, pooling by attention": lambda: same_weights(
-        from_input, model={"reg_tokens": 2, "class_token": False, "global_pool": "map"}
+        from_input, lambda: classifier(reg_tokens=2, class_token=False, global_pool="map")
     ),
     "no phases": lambda: same_weights(lambda: [FusedBackbonePass(), JointLoss(Ramp(1.0, 0.0))]),
+    "two tasks": lambda: same_weights(
+        from_input, multi_task_classifier, two_uneven_tasks, eval_dataloader=for_evaluation(two_uneven_tasks())
+    ),
 }
 
 
@@ -108,18 +142,25 @@ def first_patches(batch: int, patches: int, device: torch.device, *, share: torc
     return torch.arange(patches // 4, device=device).expand(batch, -1)
 
 
-def like_one_process(mask: str, other: bool, optimizer: Any = torch.optim.AdamW, lr: float = 1e-3) -> dict[str, Any]:
+def like_one_process(
+    mask: str,
+    other: bool,
+    optimizer: Any = torch.optim.AdamW,
+    lr: float = 1e-3,
+    model: Callable[[], ComposerClassifier] = classifier,
+    **options: Any,
+) -> dict[str, Any]:
     kept = PerBatch()
     ssl_dataloader = unlabelled(dtype=torch.float64) if other else None
     # With other data, MIX draws 60 partners of 48 images: the stream begins anew within an epoch.
     made = trainer(
-        classifier().double(),
+        model().double(),
         [MixTraining(alpha=0.3, objective=MAE(mask), ssl_dataloader=ssl_dataloader, lam=0.7)],
         SHORT,
-        train_dataloader=labelled(60, torch.float64),
         optimizer=optimizer,
         lr=lr,
         callbacks=[kept],
+        **{"train_dataloader": labelled(60, torch.float64), **options},
     )
     with mock.patch("mixplug.objectives.mae._random_share", first_patches):
         return fit(made, kept)
@@ -131,6 +172,16 @@ LIKE_ONE_PROCESS: dict[str, Callable[[], dict[str, Any]]] = {
     "features, equal data, AdamW": lambda: like_one_process("features", False),
     "input, other data, AdamW": lambda: like_one_process("input", True),
     "input, other data, SGD": lambda: like_one_process("input", True, partial(torch.optim.SGD, momentum=0.9), 0.1),
+    **{
+        f"{mask}, two tasks": lambda mask=mask: like_one_process(
+            mask,
+            False,
+            model=multi_task_classifier,
+            train_dataloader=two_tasks(torch.float64),
+            eval_dataloader=for_evaluation(two_tasks(torch.float64)),
+        )
+        for mask in ("features", "input")
+    },
 }
 
 

@@ -81,6 +81,7 @@ def test_all_processes_hold_the_same_weights_after_each_batch(ranks, world, row)
     assert not torch.equal(first["weights"][0], first["weights"][-1])
     for other in others:
         assert torch.equal(first["weights"], other["weights"])
+        assert first["metrics"] == other["metrics"]
 
 
 @cases("same weights")
@@ -106,6 +107,7 @@ def test_several_processes_train_as_one_does_with_the_same_total_batches(ranks, 
     for result in ranks(world):
         several = result["like one process"][row]
         assert several["logged"]["mixtraining/phase"] == phases
+        assert several["metrics"] == one["metrics"]
         for batch, (mine, its) in enumerate(zip(one["weights"], several["weights"], strict=True)):
             torch.testing.assert_close(mine, its, rtol=0, atol=1e-10, msg=lambda m, b=batch: f"batch {b}: {m}")
         for name, values in one["logged"].items():

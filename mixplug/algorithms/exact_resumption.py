@@ -30,7 +30,7 @@ from composer.utils import dist
 
 from mixplug.algorithms.base import PhasedAlgorithm
 from mixplug.data.randomness import random_state, set_random_state
-from mixplug.data.rewinding import RewoundLoader, order_of, set_generators
+from mixplug.data.rewinding import RewoundLoader, order_of, set_epoch, set_generators
 from mixplug.data.streams import rewind, stream_of
 
 
@@ -89,9 +89,12 @@ class ExactResumption(PhasedAlgorithm):
         if self._random is not None:
             set_random_state(self._random)
         self._saved = self._random = None
+        epoch = state.timestamp.epoch.value
         stream = stream_of(self._loader)
         if stream is not None:
-            stream.next_epoch = state.timestamp.epoch.value
+            stream.next_epoch = epoch
+        # What counts its own passes has not counted those of an SSL phase over other data; a resumed run would.
+        set_epoch(self._loader, epoch)
         self._epoch_start = order_of(self._loader)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:

@@ -10,10 +10,11 @@ from composer.algorithms import SelectiveBackprop
 from composer.core import State, TimeUnit
 from composer.optim import ConstantScheduler
 from composer.utils import dist
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader
 
 from mixplug.algorithms.base import find
 from mixplug.algorithms.phase_switch import PhaseSwitch
+from mixplug.data.rewinding import is_sharded
 from mixplug.data.streams import stream_of
 from mixplug.data.unlabelled import length_of, shape_of
 from mixplug.phases import Phase
@@ -25,12 +26,7 @@ def check_shards(ssl_loader: Any) -> None:
     Raises:
         ValueError: several processes would train on the same images.
     """
-    if dist.get_world_size() == 1 or not isinstance(ssl_loader, DataLoader):
-        return
-    if isinstance(ssl_loader.dataset, IterableDataset):
-        return
-    samplers = (ssl_loader.sampler, ssl_loader.batch_sampler, getattr(ssl_loader.batch_sampler, "sampler", None))
-    if not any(isinstance(sampler, DistributedSampler) for sampler in samplers):
+    if dist.get_world_size() > 1 and not is_sharded(ssl_loader):
         raise ValueError(
             f"the ssl_dataloader has no DistributedSampler, so all {dist.get_world_size()} processes would train on "
             f"the same images; build it with sampler=composer.utils.dist.get_sampler(dataset, shuffle=True) instead of "

@@ -94,6 +94,11 @@ class ImageLoader:
                 f"batches or drop_last=False"
             )
 
+    @property
+    def num_samples(self) -> int:
+        """Images of a pass in this process."""
+        return len(self) * self.batch_size if self.drop_last else self._share()
+
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch``."""
         self._epoch = epoch

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from mixplug.data.randomness import random_state, set_random_state
 from mixplug.data.streams import stream_of
@@ -22,10 +23,24 @@ def set_generators(loader: Any, states: list[torch.Tensor]) -> None:
         generator.set_state(state)
 
 
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the loader and its samplers which epoch the next pass is, if they can be told."""
+    for holder in samplers_of(loader):
+        if hasattr(holder, "set_epoch"):
+            holder.set_epoch(epoch)
+
+
 def samplers_of(loader: Any) -> list[Any]:
     """The loader and its samplers: whatever may have an epoch or a generator to set."""
     outer = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     return [holder for holder in (*outer, getattr(outer[2], "sampler", None)) if holder is not None]
+
+
+def is_sharded(loader: Any) -> bool:
+    """Whether several processes get images of their own; what is no DataLoader of map-style data sees to it itself."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return True
+    return any(isinstance(holder, DistributedSampler) for holder in samplers_of(loader))
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
@@ -60,9 +75,7 @@ class RewoundLoader:
         self.after = after
 
     def __iter__(self) -> Iterator[Any]:
-        for holder in samplers_of(self.loader):
-            if hasattr(holder, "set_epoch"):
-                holder.set_epoch(self.epoch)
+        set_epoch(self.loader, self.epoch)
         stream = stream_of(self.loader)
         if stream is not None:
             stream.next_epoch = self.epoch

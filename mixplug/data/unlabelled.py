@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
-from mixplug.data.randomness import random_state, seeded_state, set_random_state
-from mixplug.data.rewinding import samplers_of
+from mixplug.data.passes import OwnRandomness, repeatable_pass
 from mixplug.data.streams import stream_of
 
 
@@ -62,31 +59,13 @@ class UnlabelledBatches:
         self._stream = (seed, epoch, again)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        seed, epoch, again = self._stream
-        own = _OwnRandomness(int(np.random.SeedSequence((seed, epoch, again)).generate_state(1)[0]))
-        # A prime keeps the further passes of one epoch apart from the passes of the next ones.
-        order = epoch + 1_000_003 * again
-        with own.in_force():
-            stream = stream_of(self.loader)
-            if stream is not None:
-                stream.next_epoch = order
-            for holder in samplers_of(self.loader):
-                if hasattr(holder, "set_epoch"):
-                    holder.set_epoch(order)
-                if isinstance(getattr(holder, "generator", None), torch.Generator):
-                    holder.generator.manual_seed(own.seed)
-            batches = iter(self.loader)
         empty = True
-        while True:
-            with own.in_force():
-                batch = next(batches, None)
-            if batch is None:
-                if empty:
-                    raise ValueError("the ssl_dataloader is empty: it gave no batch")
-                return
+        for batch in repeatable_pass(self.loader, *self._stream):
             empty = False
             images = images_of(batch)
             yield [images, tree_map(partial(_repeat, images=images), self.blank_label)]
+        if empty:
+            raise ValueError("the ssl_dataloader is empty: it gave no batch")
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -180,7 +159,7 @@ def _batch_of_one(loader: Any) -> Any:
         return None
     if loader.batch_sampler is None:  # the data set's items are batches
         return None
-    with _OwnRandomness(0).in_force():
+    with OwnRandomness(0).in_force():
         collate = loader.collate_fn or default_collate
         return collate([loader.dataset[0]])
 
@@ -203,22 +182,3 @@ def _unshuffled(loader: Any) -> bool:
 def _repeat(blank: Tensor, images: Tensor) -> Tensor:
     """``blank`` for each of the images."""
     return torch.zeros(len(images), *blank.shape, dtype=blank.dtype, device=images.device)
-
-
-class _OwnRandomness:
-    """Python's, numpy's and torch's (CPU) random numbers, apart from the global ones."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._state = seeded_state(seed)
-
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """Swap these in for the global ones, and back."""
-        outside = random_state()
-        set_random_state(self._state)
-        try:
-            yield
-        finally:
-            self._state = random_state()
-            set_random_state(outside)

@@ -15,10 +15,21 @@ from composer import Trainer
 from composer.core import Algorithm
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerClassifier
-from conftest import COUNTS, RESUMED, images, loader, tiny_vit
-from torch.utils.data import DataLoader
+from conftest import COUNTS, RESUMED, images, labels, loader, tiny_vit
+from torch.utils.data import DataLoader, TensorDataset
 
-from mixplug import MAE, ExactResumption, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch, Ramp
+from mixplug import (
+    MAE,
+    ExactResumption,
+    FusedBackbonePass,
+    JointLoss,
+    MixTraining,
+    MixupSSLData,
+    MultiTaskClassifier,
+    PhaseSwitch,
+    Ramp,
+)
+from mixplug.data.multitask import MultiTaskLoader
 from mixplug.data.randomness import random_state
 
 RUN = 6
@@ -70,6 +81,32 @@ ROWS = [
 def classifier(**changes: Any) -> ComposerClassifier:
     """A tiny transformer as Composer trains it."""
     return ComposerClassifier(tiny_vit(**changes))
+
+
+TASKS = {"a": 3, "b": 5}
+"""Two tasks for one model."""
+
+
+def multi_task_classifier(**changes: Any) -> MultiTaskClassifier:
+    """A tiny transformer with a head for each of the TASKS."""
+    return MultiTaskClassifier(tiny_vit(num_classes=8, **changes), TASKS)
+
+
+def in_order(dataset: TensorDataset) -> DataLoader:
+    return DataLoader(dataset, batch_size=4)
+
+
+def multi_task_loader(
+    make: Callable[[TensorDataset], Any] = in_order,
+    counts: tuple[int, int] = (14, 22),
+    dtype: torch.dtype = torch.float32,
+) -> MultiTaskLoader:
+    """Batches of twice 4 images, of which one task has fewer; ``make`` is given each task's data."""
+    data = {
+        name: TensorDataset(images(count, seed=seed, dtype=dtype), labels(count, TASKS[name], seed))
+        for seed, (name, count) in enumerate(zip(TASKS, counts, strict=True), start=50)
+    }
+    return MultiTaskLoader({name: make(of_task) for name, of_task in data.items()}, TASKS)
 
 
 def trainer(

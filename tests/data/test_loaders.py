@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from algorithms.settings import resumes_from_every_batch
+from algorithms.settings import resumes_from_every_batch, ssl_loader
 from conftest import labels
 from torchvision import transforms
 from torchvision.transforms import functional as TF
@@ -67,7 +67,7 @@ def test_the_last_batch(drop_last, batches, images):
 def test_processes_share_the_images(count, processes, monkeypatch):
     shares = []
     for rank in range(processes):
-        monkeypatch.setattr("mixplug.data.loaders._rank_and_processes", lambda rank=rank: (rank, processes))
+        monkeypatch.setattr("mixplug.data.loaders.rank_and_processes", lambda rank=rank: (rank, processes))
         made = loader(count, 2, shuffle=True)
         shares.append(seen(made))
         assert len(made) == -(-len(shares[-1]) // 2)
@@ -121,11 +121,16 @@ def test_resizing_is_torchvisions():
     torch.testing.assert_close(batch, TF.resize(images.float() / 255, [8, 8], antialias=True))
 
 
-def test_a_run_over_it_resumes_from_every_batch(tmp_path):
+@pytest.mark.parametrize(("other_data", "length", "interruptions"), [(False, "6ep", 17), (True, "3ep", 10)])
+def test_a_run_over_it_resumes_from_every_batch(other_data, length, interruptions, tmp_path):
     def made():
         return ImageLoader(pictures(), labels(20), 8, (0.5,), (0.3,), shuffle=True, crop_padding=1, flip=True)
 
-    assert resumes_from_every_batch(tmp_path, lambda: [MixTraining()], train_dataloader=made) == 17
+    def algorithms():
+        return [MixTraining(ssl_dataloader=ssl_loader() if other_data else None)]
+
+    options = {"train_dataloader": made, "max_duration": length}
+    assert resumes_from_every_batch(tmp_path, algorithms, **options) == interruptions
 
 
 @pytest.mark.parametrize(

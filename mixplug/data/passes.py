@@ -1,0 +1,66 @@
+"""Passes over any data loader that can be repeated, because each draws its random numbers from a stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from mixplug.data.loaders import ImageLoader
+from mixplug.data.randomness import random_state, seeded_state, set_random_state
+from mixplug.data.rewinding import generators_of, set_epoch
+from mixplug.data.streams import stream_of
+
+
+def repeatable_pass(loader: Iterable, seed: int, epoch: int, again: int = 0) -> Iterator[Any]:
+    """The batches of one pass over ``loader``, which leaves the global random generators as it found them.
+
+    Args:
+        loader: A DataLoader or whatever else gives batches. Whatever of it has ``set_epoch``, a generator of its own
+            or a streaming data set is told which pass this is.
+        seed: Of the random numbers that it draws (shuffling, augmentation); an ImageLoader has its own.
+        epoch: The epoch.
+        again: Counts further passes within one epoch.
+    """
+    # A prime keeps the further passes of one epoch apart from the passes of the next ones.
+    order = epoch + 1_000_003 * again
+    if isinstance(loader, ImageLoader):  # draws from generators of its own, so there is nothing to keep apart
+        loader.set_epoch(order)
+        yield from loader
+        return
+    own = OwnRandomness(int(np.random.SeedSequence((seed, epoch, again)).generate_state(1)[0]))
+    with own.in_force():
+        stream = stream_of(loader)
+        if stream is not None:
+            stream.next_epoch = order
+        set_epoch(loader, order)
+        for generator in generators_of(loader):
+            generator.manual_seed(own.seed)
+        batches = iter(loader)
+    while True:
+        with own.in_force():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+class OwnRandomness:
+    """Python's, numpy's and torch's (CPU) random numbers, apart from the global ones."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._state = seeded_state(seed)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Swap these in for the global ones, and back."""
+        outside = random_state()
+        set_random_state(self._state)
+        try:
+            yield
+        finally:
+            self._state = random_state()
+            set_random_state(outside)
