@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--seeds", type=int, help="how often each method is run (default: the recipe's)")
     sweep.set_defaults(run=_sweep)
 
+    report = commands.add_parser("report", help="join finished comparisons and sweeps into one Markdown page")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what compare and sweep left")
+    report.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="where it goes (default: report)"
+    )
+    report.set_defaults(run=_report)
+
     train = commands.add_parser("train", help="run one method of a recipe: checkpoint, history, pictures")
     _add_recipe_arguments(train)
     train.add_argument("--method", help="key of the method (default: the recipe's last)")
@@ -76,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
     recipes.set_defaults(run=_recipes)
-    for command in (compare, sweep, train, plan, recipes):
+    for command in (compare, sweep, report, train, plan, recipes):
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
 
@@ -132,6 +139,13 @@ def _sweep(options: argparse.Namespace) -> None:
         finished = sweep(options.recipe, options.overrides, out, options.seeds, console.print, progress)
     _print_table(console, sweep_listing(finished))
     console.print(f"Results, table and pictures are in {out}, those of each point in a folder of its own")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mixplug.report import report
+
+    page = report(options.folders, options.out)
+    print(f"The report is {page}")
 
 
 def _print_table(console: Console, table: Any) -> None:

@@ -34,6 +34,7 @@ WITHOUT_TORCH = [
     "commands.py",
     "spread.py",
     "table.py",
+    "report.py",
 ]
 
 
@@ -88,6 +89,7 @@ def quietly(*arguments: str) -> str:
         quietly("--help"),
         quietly("plan", "--ssl", "10", "--sl", "10", "--rho", "0.5"),
         quietly("recipes"),
+        quietly("report", "nowhere"),
         quietly("sweep", "digits", "epochs=0,1"),
     ],
 )
