@@ -57,6 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seeds", type=int, help="how often each method is run (default: the recipe's)")
     compare.set_defaults(run=_compare)
 
+    sweep = commands.add_parser("sweep", help="compare at each of several values of some keys: tables, curves")
+    _add_recipe_arguments(sweep, "key=v1,v2", "what to sweep, such as epochs=20,40,80; single values hold throughout")
+    sweep.add_argument("--seeds", type=int, help="how often each method is run (default: the recipe's)")
+    sweep.set_defaults(run=_sweep)
+
+    report = commands.add_parser("report", help="join finished comparisons and sweeps into one Markdown page")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what compare and sweep left")
+    report.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="where it goes (default: report)"
+    )
+    report.set_defaults(run=_report)
+
     train = commands.add_parser("train", help="run one method of a recipe: checkpoint, history, pictures")
     _add_recipe_arguments(train)
     train.add_argument("--method", help="key of the method (default: the recipe's last)")
@@ -71,20 +83,24 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
     recipes.set_defaults(run=_recipes)
-    for command in (compare, train, plan, recipes):
+    for command in (compare, sweep, report, train, plan, recipes):
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
 
 
-def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
+def _add_recipe_arguments(
+    command: argparse.ArgumentParser,
+    metavar: str = "key=value",
+    meaning: str = "settings to change, such as data.fraction=0.5, or the short epochs=50, fraction=, alpha=, rho=",
+) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
-    command.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings to change, such as data.fraction=0.5"
-    )
-    command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/RECIPE)")
+    command.add_argument("overrides", nargs="*", default=[], metavar=metavar, help=meaning)
+    command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from mixplug.commands import command_line
+
     recipe = _load(options)
     if options.seeds is not None:
         recipe.seeds = check_int("--seeds", options.seeds, 1)
@@ -94,20 +110,59 @@ def _compare(options: argparse.Namespace) -> None:
     console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
     with _progress_bar(console) as progress:
         from mixplug.compare import compare
-        from mixplug.results import CAPTION, HEADER, cells_of
+        from mixplug.tables import comparison_table
 
-        comparison = compare(recipe, out, console.print, progress)
+        command = command_line("compare", options.recipe, options.overrides, options.seeds)
+        comparison = compare(recipe, out, console.print, progress, command)
+    _print_table(console, comparison_table(comparison))
+    console.print(f"Results, table and pictures are in {out}")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from mixplug.grid import grid_points, read_points
+
+    grid = grid_points(options.overrides)
+    # What can be found wrong without torch is found before it is loaded.
+    recipes = read_points(options.recipe, grid, options.seeds)
+    console = _console()
+    keys = "-".join(key.rpartition(".")[2] for key in grid[0].values)
+    out = options.out or Path("runs") / f"{Path(options.recipe).stem}-sweep-{keys}"
+    count = sum(len(recipe.methods) * recipe.seeds for recipe in recipes)
+    console.print(
+        f"{recipes[0].description}: {len(grid)} points, {len(recipes[0].methods)} methods, {recipes[0].seeds} seeds, "
+        f"{count} runs"
+    )
+    with _progress_bar(console) as progress:
+        from mixplug.sweep import sweep
+        from mixplug.tables import sweep_listing
+
+        finished = sweep(options.recipe, options.overrides, out, options.seeds, console.print, progress)
+    _print_table(console, sweep_listing(finished))
+    console.print(f"Results, table and pictures are in {out}, those of each point in a folder of its own")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mixplug.report import report
+
+    page = report(options.folders, options.out)
+    print(f"The report is {page}")
+
+
+def _print_table(console: Console, table: Any) -> None:
     from rich.table import Table
 
     # Five columns in the 80 characters of a plain terminal: no lines, two spaces between.
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
-    for index, title in enumerate(HEADER):
-        table.add_column(title, justify="right" if index else "left", no_wrap=True)
-    for row in comparison.rows():
-        table.add_row(*cells_of(row))
-    console.print(table)
-    console.print(CAPTION)
-    console.print(f"Results, table and pictures are in {out}")
+    shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
+    fitted = table.fitted()
+    for column in fitted.columns:
+        shown.add_column(column.title, justify="left" if column.words else "right", no_wrap=True)
+    for row in fitted.rows:
+        shown.add_row(*row)
+    # A terminal that is too narrow breaks lines; rich would cut the cells.
+    console.width = max(console.width, fitted.width)
+    console.print(shown)
+    for note in fitted.notes:
+        console.print(note)
 
 
 def _train(options: argparse.Namespace) -> None:

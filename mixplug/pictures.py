@@ -21,7 +21,7 @@ def pareto(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     rows = {row.method: row for row in comparison.rows()}
-    for colour, row in zip(_cycle(len(rows)), rows.values(), strict=True):
+    for colour, row in zip(colours(len(rows)), rows.values(), strict=True):
         baseline = comparison.baseline_of(row.method)
         if baseline is not None and baseline != row.method:
             start = rows[baseline]
@@ -120,5 +120,6 @@ def _shade(axes: Any, run: RunResult, named: bool) -> None:
         start += length
 
 
-def _cycle(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
+    """A colour for each of ``count`` methods, in the order of the recipe."""
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mixplug.environment import describe_environment
 from mixplug.objectives import Reconstruction
-from mixplug.recipes import Recipe
+from mixplug.recipes import Recipe, to_plain
+from mixplug.shorthands import argument_of
+from mixplug.spread import Spread
 
 
 @dataclass
@@ -17,7 +16,7 @@ class RunResult:
     """What one run measured.
 
     Attributes:
-        accuracy: Share of correct test images after training, in [0, 1].
+        accuracy: Share of correct test images after training, in [0, 1]; with several tasks their average.
         seconds: Training wall-clock time, evaluation excluded.
         lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
         unit: 'ep' or 'ba'.
@@ -26,6 +25,7 @@ class RunResult:
         history: Losses (means since the point before) and accuracy over the run: each a list of [time, value]
             with time in ``unit``.
         reconstruction: Pictures of the finished model, None without an MAE.
+        task_accuracies: By task, where there are several; ``accuracy`` is their average then.
     """
 
     accuracy: float
@@ -36,30 +36,11 @@ class RunResult:
     rho: float | None
     history: dict[str, list[list[float]]]
     reconstruction: Reconstruction | None = field(default=None, repr=False)
+    task_accuracies: dict[str, float] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
         """All but the pictures, as primitives."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reconstruction"}
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over seeds; the latter is None for one seed."""
-
-    mean: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of ``values``."""
-        values = list(values)
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-    def format(self, digits: int, scale: float = 1.0) -> str:
-        """``mean ± deviation`` with ``digits`` decimals, both times ``scale``."""
-        if self.deviation is None:
-            return f"{self.mean * scale:.{digits}f}"
-        return f"{self.mean * scale:.{digits}f} ± {self.deviation * scale:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +51,7 @@ class Row:
         method: Its key in the recipe.
         label: Its name.
         accuracy: On the test images, in [0, 1].
+        tasks: The accuracy of each task, where there are several.
         seconds: Training latency, evaluation excluded.
         speedup: Latency of the SSL+SL with the same masking over this one's, seed by seed; None for a method
             that has no such baseline.
@@ -81,6 +63,7 @@ class Row:
     method: str
     label: str
     accuracy: Spread
+    tasks: dict[str, Spread]
     seconds: Spread
     speedup: Spread | None
     lengths: dict[str, int]
@@ -120,6 +103,22 @@ class Comparison:
             return None
         return next((m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.mask == mask), None)
 
+    def parameters(self, method: str) -> dict[str, float | None]:
+        """What the paper's studies vary (see :data:`mixplug.paper.PARAMETERS`), as the runs of a method had it.
+
+        None is what cannot be compared: epochs that differ between SSL and SL, an alpha that is a ramp, and alpha and
+        rho of a method without.
+        """
+        run = self.of(method)[0]
+        ssl, mix, sl = (run.lengths.get(phase, 0) for phase in ("ssl", "mix", "sl"))
+        comparable = run.unit == "ep" and (run.rho is None or ssl == sl)
+        return {
+            "fraction": self.recipe.data.fraction,
+            "epochs": float(sl + mix) if comparable else None,
+            "alpha": argument_of(to_plain(self.recipe), method, "alpha"),
+            "rho": run.rho,
+        }
+
     def _row(self, method: str) -> Row:
         runs, baseline = self.of(method), self.baseline_of(method)
         speedup = None
@@ -129,6 +128,7 @@ class Comparison:
             method,
             self.recipe.methods[method].label,
             Spread.of(run.accuracy for run in runs),
+            {task: Spread.of(run.task_accuracies[task] for run in runs) for task in runs[0].task_accuracies},
             Spread.of(run.seconds for run in runs),
             speedup,
             runs[0].lengths,
@@ -137,32 +137,37 @@ class Comparison:
         )
 
 
-HEADER = ("Method", "Accuracy (%)", "Latency (s)", "Speedup", "SSL+MIX+SL")
-CAPTION = "Latency: training, evaluation excluded. Speedup: over the SSL+SL with the same masking."
+@dataclass(frozen=True)
+class Point:
+    """A comparison at one point of a sweep.
+
+    Attributes:
+        values: What was swept, by the key as it was given.
+        folder: Name of its folder inside of the sweep's.
+        comparison: Its finished runs.
+    """
+
+    values: dict[str, Any]
+    folder: str
+    comparison: Comparison
 
 
-def cells_of(row: Row) -> tuple[str, ...]:
-    """A row of the table as text, one cell for each of :data:`HEADER`."""
-    phases = "+".join(str(row.lengths.get(phase, 0)) for phase in ("ssl", "mix", "sl"))
-    return (
-        row.label,
-        row.accuracy.format(2, 100),
-        row.seconds.format(1),
-        "" if row.speedup is None else "baseline" if row.is_baseline else f"{row.speedup.format(2)}x",
-        f"{phases} {row.unit}",
-    )
+@dataclass(frozen=True)
+class Sweep:
+    """Finished comparisons over the values of some keys.
 
+    Attributes:
+        points: In the order of the product, the last key's values next to each other. There is at least one.
+    """
 
-def markdown_table(comparison: Comparison) -> str:
-    """The table in Markdown."""
-    lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *map(cells_of, comparison.rows())]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    environment = describe_environment()
-    where = f"{environment['machine']['processor']}, {environment['machine']['cores']} cores"
-    if environment["machine"]["gpu"]:
-        where += f", {environment['machine']['gpu']}"
-    count = len(comparison.seeds)
-    return (
-        f"{table}\n\n{CAPTION} Mean ± standard deviation over {count} seed{'s' if count > 1 else ''}. {where}; "
-        f"mixplug {environment['versions']['mixplug']}, torch {environment['versions']['torch']}.\n"
-    )
+    points: tuple[Point, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """What was swept."""
+        return list(self.points[0].values)
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """The comparison of each point."""
+        return [point.comparison for point in self.points]

@@ -13,7 +13,8 @@ import torch
 
 from mixplug.compare import compare
 from mixplug.recipes import RecipeError, load_recipe
-from mixplug.results import Spread, markdown_table
+from mixplug.spread import Spread
+from mixplug.tables import comparison_table, measured
 from mixplug.train import train
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -40,7 +41,7 @@ def test_the_table(finished):
     seconds = {method: [run.seconds for run in comparison.of(method)] for method in rows}
     expected = [b / m for b, m in zip(seconds["ssl_sl"], seconds["mix"], strict=True)]
     assert rows["mix"].speedup == Spread.of(expected)
-    text = markdown_table(comparison)
+    text = comparison_table(comparison).markdown(measured(comparison))
     assert all(label in text for label in ("SL", "SSL+SL", "MixTraining", "baseline", "1+1+1 ep", "over 2 seeds"))
 
 

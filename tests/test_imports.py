@@ -24,7 +24,19 @@ CORE = [
     "objectives",
     "data",
 ]
-WITHOUT_TORCH = ["phases.py", "ramps.py", "checks.py", "recipes.py", "paper.py", "shorthands.py"]
+WITHOUT_TORCH = [
+    "phases.py",
+    "ramps.py",
+    "checks.py",
+    "recipes.py",
+    "paper.py",
+    "shorthands.py",
+    "grid.py",
+    "commands.py",
+    "spread.py",
+    "table.py",
+    "report.py",
+]
 
 
 def files_of(names):
@@ -79,6 +91,8 @@ def quietly(*arguments: str) -> str:
         quietly("--help"),
         quietly("plan", "--ssl", "10", "--sl", "10", "--rho", "0.5"),
         quietly("recipes"),
+        quietly("report", "nowhere"),
+        quietly("sweep", "digits", "epochs=0,1"),
     ],
 )
 def test_what_needs_no_torch_loads_none(code):

@@ -1,0 +1,104 @@
+"""Finished runs as files: ``runs/METHOD-seedN.json``, and ``.npz`` for pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from mixplug.environment import describe_environment
+from mixplug.objectives import Reconstruction
+from mixplug.recipes import Recipe, RecipeError, to_plain
+from mixplug.results import RunResult
+
+STARTED = "started.json"
+"""What a folder holds as long as it is unfinished: what is to be run there."""
+
+
+def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
+    """All that a run depends on beside its seed, as JSON gives it back."""
+    plain = to_plain(recipe)
+    algorithms = plain["methods"][method]["algorithms"]
+    for key in ("description", "seeds", "first_seed", "methods", "paper"):
+        plain.pop(key)
+    return json.loads(json.dumps({**plain, "method": {"algorithms": algorithms}}))
+
+
+def save_run(recipe: Recipe, method: str, seed: int, out: Path, result: RunResult) -> None:
+    """Write a finished run."""
+    numbers, arrays = run_paths(method, seed, out)
+    if result.reconstruction is not None:
+        part = arrays.with_name(arrays.name + ".part")
+        with part.open("wb") as file:
+            np.savez_compressed(file, **{k: v.numpy() for k, v in result.reconstruction._asdict().items()})
+        part.replace(arrays)
+    # The numbers come last: they are what says that the run is finished.
+    content = {"settings": settings_of(recipe, method), "result": result.numbers(), **describe_environment()}
+    write(numbers, json.dumps(content, indent=1))
+
+
+def load_run(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | None:
+    """Read a finished run, None if there is none.
+
+    Raises:
+        RecipeError: it has other settings, or cannot be read.
+    """
+    numbers, arrays = run_paths(method, seed, out)
+    if not numbers.exists():
+        return None
+    try:
+        content = json.loads(numbers.read_text())
+        settings, result = content["settings"], RunResult(**content["result"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{numbers} is not a finished run that this version can read ({error}); remove it") from error
+    wanted = settings_of(recipe, method)
+    if settings != wanted:
+        different = sorted(k for k in wanted | settings if wanted.get(k) != settings.get(k))
+        raise RecipeError(
+            f"{out} holds a run of {method!r} with other settings: {', '.join(different)} differ; choose another --out "
+            f"or remove that folder"
+        )
+    if arrays.exists():
+        try:
+            with np.load(arrays) as loaded:
+                result.reconstruction = Reconstruction(*(torch.from_numpy(loaded[k]) for k in Reconstruction._fields))
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+            raise RecipeError(f"{arrays} holds no pictures that this version can read; remove {numbers}") from error
+    return result
+
+
+def copy_run(source: Path, method: str, seed: int, out: Path, origin: str) -> None:
+    """Take over a finished run of the same settings.
+
+    Args:
+        source: Its ``.json`` file.
+        method: Key of the method that it becomes.
+        seed: Its seed.
+        out: The folder that it becomes a run of.
+        origin: Where it was trained, which the copy says as ``reused_from``; a copy of a copy names the first.
+    """
+    numbers, arrays = run_paths(method, seed, out)
+    numbers.parent.mkdir(parents=True, exist_ok=True)
+    if source.with_suffix(".npz").exists():
+        part = arrays.with_name(arrays.name + ".part")
+        shutil.copyfile(source.with_suffix(".npz"), part)
+        part.replace(arrays)
+    write(numbers, json.dumps({"reused_from": origin, **json.loads(source.read_text())}, indent=1))
+
+
+def run_paths(method: str, seed: int, out: Path) -> tuple[Path, Path]:
+    """The files of a run: its numbers, which say that it is finished, and its pictures."""
+    stem = out / "runs" / f"{method}-seed{seed}"
+    return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that is never seen half written."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
