@@ -23,10 +23,10 @@ STARTED = "started.json"
 def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     """All that a run depends on beside its seed, as JSON gives it back."""
     plain = to_plain(recipe)
-    algorithms = plain["methods"][method]["algorithms"]
+    own = {key: value for key, value in plain["methods"][method].items() if key != "label" and value is not None}
     for key in ("description", "seeds", "first_seed", "methods", "paper"):
         plain.pop(key)
-    return json.loads(json.dumps({**plain, "method": {"algorithms": algorithms}}))
+    return json.loads(json.dumps({**plain, "method": own}))
 
 
 def save_run(recipe: Recipe, method: str, seed: int, out: Path, result: RunResult) -> None:

@@ -69,3 +69,39 @@ def test_other_images_that_do_not_fit(tmp_path, ssl_data, error, message):
     recipe = folder_recipe(image_files.train_and_test(tmp_path), f"ssl_data={ssl_data}")
     with pytest.raises(error, match=message):
         make_inputs(recipe, 0, CPU)
+
+
+TWO_TASKS = "tasks={pets: {}, farm: {root: FARM, fraction: 0.5}}"
+
+
+def two_tasks(tmp_path, **options):
+    image_files.train_and_test(tmp_path / "pets")
+    image_files.train_and_test(tmp_path / "farm", **{"classes": ("cow", "hen", "pig"), "count": 10, **options})
+    return folder_recipe(tmp_path / "pets", TWO_TASKS.replace("FARM", str(tmp_path / "farm")))
+
+
+def test_several_tasks(tmp_path):
+    recipe = two_tasks(tmp_path)
+    inputs = make_inputs(recipe, 0, CPU)
+    assert inputs.tasks == {"pets": 2, "farm": 3}
+    images, labels = next(iter(inputs.train))
+    assert images.shape == (8, 3, 8, 8), "four images of each task"
+    assert (labels < 2).tolist() == [True, False] * 4
+    assert sum(len(y) for _, y in inputs.train) == 2 * 15, "an epoch is a pass over the longer task"
+    assert sum(len(y) for _, y in inputs.evaluation) == 12 + 30, "every test image once"
+    result = Experiment(recipe, "mix", 0).run()
+    assert set(result.task_accuracies) == {"pets", "farm"}
+    assert result.accuracy == pytest.approx(sum(result.task_accuracies.values()) / 2)
+    assert result.history["accuracy"][-1][1] == pytest.approx(result.accuracy)
+
+
+def test_tasks_of_other_shapes(tmp_path):
+    with pytest.raises(ValueError, match=r"one shape.*set data\.image_size"):
+        make_inputs(two_tasks(tmp_path, size=12), 0, CPU)
+
+
+def test_a_task_whose_data_is_not_there(tmp_path):
+    recipe = two_tasks(tmp_path)
+    recipe.tasks["farm"]["root"] = "nowhere"
+    with pytest.raises(FileNotFoundError, match=r"tasks\.farm: .*nowhere"):
+        make_inputs(recipe, 0, CPU)

@@ -12,6 +12,7 @@ from mixplug.data.datasets import DataSplit
 from mixplug.data.images import MemoryImages
 from mixplug.experiment import Experiment
 from mixplug.recipes import RecipeError, describe, load_recipe, shipped_recipes, to_plain
+from mixplug.run_files import settings_of
 
 TINY = Path(__file__).parent / "tiny.yaml"
 ROOT = Path(__file__).parent.parent
@@ -265,6 +266,23 @@ def test_the_papers_model_is_as_appendix_a3_says():
         assert len(built.blocks) == 2
         assert built.blocks[0].attn.num_heads == 3
         assert built.mask_ratio == 0.75
+
+
+def test_a_methods_own_optimizer_and_scheduler():
+    own = ["methods.mix.optimizer={SGD: {lr: 0.25}}", "methods.mix.scheduler={PhaseScheduler: {ssl_factor: 0.5}}"]
+    recipe = load_recipe(TINY, own)
+    mix, other = (Experiment(recipe, method, 0).trainer.state for method in ("mix", "ssl_sl"))
+    assert isinstance(mix.optimizers[0], torch.optim.SGD)
+    assert isinstance(other.optimizers[0], torch.optim.AdamW)
+    assert (mix.schedulers[0].base_lrs[0], other.schedulers[0].base_lrs[0]) == (0.25, 1e-3)
+    assert settings_of(recipe, "ssl_sl") == settings_of(load_recipe(TINY), "ssl_sl")
+    assert settings_of(recipe, "mix") != settings_of(load_recipe(TINY), "mix")
+
+
+def test_a_methods_own_scheduler_that_is_wrong():
+    recipe = load_recipe(TINY, ["methods.mix.scheduler={PhaseSchedule: {}}"])
+    with pytest.raises(ValueError, match=r"methods\.mix\.scheduler.*did you mean 'PhaseScheduler'"):
+        Experiment(recipe, "mix", 0)
 
 
 def test_a_recipe_over_another(tmp_path):
