@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SequentialSampler, default_collate
 
 from mixplug.data.randomness import random_state, seeded_state, set_random_state
 from mixplug.data.rewinding import samplers_of
@@ -197,7 +197,8 @@ def _unshuffled(loader: Any) -> bool:
     stream = stream_of(loader)
     if stream is not None:
         return getattr(stream, "shuffle", None) is False
-    return isinstance(loader, DataLoader) and isinstance(loader.sampler, SequentialSampler)
+    sampler = loader.sampler if isinstance(loader, DataLoader) else None
+    return isinstance(sampler, SequentialSampler) or (isinstance(sampler, DistributedSampler) and not sampler.shuffle)
 
 
 def _repeat(blank: Tensor, images: Tensor) -> Tensor:
