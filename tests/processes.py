@@ -24,7 +24,7 @@ from algorithms.settings import (
     trainer,
 )
 from composer import Trainer
-from composer.core import Algorithm, Callback, Event
+from composer.core import Algorithm, Callback, Evaluator, Event
 from composer.models import ComposerClassifier
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
@@ -84,6 +84,14 @@ def for_evaluation(loader: MultiTaskLoader) -> MultiTaskEvalLoader:
     return MultiTaskEvalLoader(loader.loaders, loader.tasks)
 
 
+def small_images(count: int, batch_size: int, labels: torch.Tensor | None = None, **options: Any) -> ImageLoader:
+    generator = torch.Generator().manual_seed(count)
+    pixels = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return ImageLoader(
+        pixels, torch.arange(count) % 10 if labels is None else labels, batch_size, (0.5,), (0.5,), **options
+    )
+
+
 def fit(made: Trainer, kept: PerBatch) -> dict[str, Any]:
     made.fit()
     names = ("mixtraining/phase", "loss/train/total", "loss/train/ssl", "loss/train/sl")
@@ -105,7 +113,14 @@ def same_weights(
     **options: Any,
 ) -> dict[str, Any]:
     kept = PerBatch()
-    return fit(trainer(model(), make(), SHORT, train_dataloader=data(), callbacks=[kept], **options), kept)
+    made = trainer(model(), make(), SHORT, callbacks=[kept], train_dataloader=data(), **options)
+    return fit(made, kept)
+
+
+def from_image_loaders() -> dict[str, Any]:
+    options: dict[str, Any] = {"shuffle": True, "crop_padding": 1, "flip": True}
+    ssl = small_images(19, 3, **options)
+    return same_weights(lambda: [MixTraining(ssl_dataloader=ssl)], data=lambda: small_images(31, 4, **options))
 
 
 def other_data() -> list[Algorithm]:
@@ -130,6 +145,7 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     "registers, pooling by attention": lambda: same_weights(
         from_input, lambda: classifier(reg_tokens=2, class_token=False, global_pool="map")
     ),
+    "ImageLoader": from_image_loaders,
     "no phases": lambda: same_weights(lambda: [FusedBackbonePass(), JointLoss(Ramp(1.0, 0.0))]),
     "two tasks": lambda: same_weights(
         from_input, multi_task_classifier, two_uneven_tasks, eval_dataloader=for_evaluation(two_uneven_tasks())
@@ -236,6 +252,44 @@ UNEVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "29 labelled, 47 others, drop_last": lambda: uneven(29, 47, True),
     "31 labelled, 13 others": lambda: uneven(31, 13, False),
     "29 labelled, 1 other": lambda: uneven(29, 1, False),
+}
+
+
+def evaluated(count: int, batch_size: int, microbatch: int | None = None, shuffle: bool = False) -> dict[str, Any]:
+    """Accuracies before and after training, of the evaluation and counted here on all images."""
+    model = classifier()
+    whole = small_images(count, batch_size)
+    every, _ = whole.collate_fn(list(whole.dataset))
+    with torch.no_grad():
+        right = model.module.eval()(every).argmax(1)
+    # Wrong for those that an order is filled up with.
+    targets = (right + (torch.arange(count) < dist.get_world_size())) % 10
+    data = small_images(count, batch_size, targets, shuffle=shuffle)
+    evaluator = Evaluator(
+        label="eval",
+        dataloader=data,
+        metric_names=["MulticlassAccuracy"],
+        device_eval_microbatch_size=microbatch or batch_size,
+    )
+    made = trainer(model, [MixTraining()], SHORT, train_dataloader=small_images(31, 4), eval_dataloader=[evaluator])
+
+    def accuracies() -> dict[str, float]:
+        with torch.no_grad():
+            counted = float((model.module.eval()(every).argmax(1) == targets).double().mean())
+        return {"evaluated": float(made.state.eval_metric_values["MulticlassAccuracy"]), "counted": counted}
+
+    made.eval()
+    results = {"before": accuracies(), "samples": made.state.eval_timestamp.sample.value, "count": count}
+    made.fit()
+    return {**results, "after": accuracies()}
+
+
+EVALUATED: dict[str, Callable[[], dict[str, Any]]] = {
+    "7 images": lambda: evaluated(7, 2),
+    "13 images, microbatches": lambda: evaluated(13, 4, microbatch=3),
+    "1 image": lambda: evaluated(1, 2),
+    "13 images, shuffled": lambda: evaluated(13, 4, shuffle=True),
+    "12 images": lambda: evaluated(12, 5),
 }
 
 
@@ -359,6 +413,7 @@ CHECKS = {
     "same weights": Check(SAME_WEIGHTS, 4),
     "like one process": Check(LIKE_ONE_PROCESS, 2),
     "uneven": Check(UNEVEN, 2),
+    "evaluation": Check(EVALUATED, 3),
 }
 
 

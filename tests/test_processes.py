@@ -150,6 +150,15 @@ def test_partners_come_from_a_shard_of_each_process(ranks, world, row):
         assert set(firsts) == set(range(ssl))
 
 
+@cases("evaluation")
+def test_evaluation_counts_each_image_once(ranks, world, row):
+    for result in ranks(world):
+        seen = result["evaluation"][row]
+        assert seen["samples"] == seen["count"]
+        for when in ("before", "after"):
+            assert seen[when]["evaluated"] == pytest.approx(seen[when]["counted"], abs=1e-6)
+
+
 @pytest.mark.parametrize("phase", processes.RESUMED_AFTER)
 def test_processes_resumed_in_the_middle_of_an_epoch_go_on_bit_for_bit(ranks, phase):
     for result in ranks(2):

@@ -6,45 +6,73 @@ normalised by a few operations on all of it, wherever the images lie.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_collate
 
-from mixplug.checks import check_int
+from mixplug.checks import check_int, check_real
+from mixplug.data.augmentation import crop, flip, normalise, resize
 
 
-class ImageLoader:
-    """Batches ``(images, labels)`` out of a tensor of uint8 images, for a Trainer or a hand-written loop.
+class ImageLoader(DataLoader):
+    """Batches ``[images, labels]`` out of a tensor of uint8 images, for a Trainer or a hand-written loop.
 
-    Each pass is a function of the seed and its epoch: passes count themselves, or :meth:`set_epoch` says. Within a pass
-    each batch draws from a generator of its own, so nothing else that is random is disturbed, and a pass can be left
-    and taken up again at any batch.
+    It is a ``DataLoader`` whose batches are made in this process, on ``device``: images ``(B, C, H, W)``, float32, cut,
+    mirrored, normalised and resized in this order, with their labels. Composer moves them if its own device is another.
 
-    With several processes (``torch.distributed``), each gets every N-th image of the shuffled order. As with
-    ``DistributedSampler``, the order is filled up from its beginning until N divides it, so no image is lost and all
-    processes have equally many batches.
+    **Length.** ``len(loader)`` is the number of batches that this process gets in a pass, and ``batch_size`` the images
+    of each (Composer's default microbatch). What is kept is a byte per pixel, not copied if it lies on ``device``
+    already, and during a pass 8 bytes per image of the process.
+
+    **Order.** ``loader.sampler`` is a ``DistributedSampler``, with one process too: of the order of an epoch each of N
+    processes gets every N-th image. A pass is a function of the seed and the epoch. Composer says which epoch it is;
+    in a hand-written loop :meth:`set_epoch` does, and without it passes count themselves, 0, 1, 2, ... Random windows
+    and flips are drawn for the images of all processes, so those of a total batch do not depend on their number. No
+    global generator is read or changed.
+
+    **The end of a pass.** With ``drop_last=False`` every image is seen and the last batch may be smaller. If N does not
+    divide the images, the order is filled up from its beginning, so that all processes have equally many: in training
+    up to N - 1 images are repeated. Composer's evaluation leaves the repetitions out, so metrics count each image
+    once; its ``predict`` does not. With ``drop_last=True`` no image is seen twice and all batches are full: those that
+    are left over, others in each shuffled epoch, are not seen.
+
+    **Resumption.** A batch is a function of the seed, the epoch and its place in the pass, not of the batches before.
+    Composer resumes in the middle of an epoch by passing over the batches before, in each epoch of a run and with any
+    algorithms, bit for bit; a hand-written loop by ``set_epoch(epoch)`` and ``itertools.islice(loader, batch, None)``.
 
     Args:
         images: ``(N, C, H, W)``, uint8.
         labels: ``(N, ...)``, on any device.
         batch_size: Images of a batch in each process.
         mean: What is subtracted from images in [0, 1], one number for each channel.
-        std: What they are then divided by.
+        std: What they are then divided by, each above 0.
         shuffle: A new order in each epoch; else the order of ``images``.
         crop_padding: Pixels of black around an image out of which a random window of its size is cut; 0 for none.
         flip: Mirror each image left to right with probability 1/2.
         size: Height and width to resize to (bilinear, antialiased), None for the images' own.
-        drop_last: Leave out the last batch of a pass if it is smaller.
-        device: Where images are kept and batches made.
-        seed: Of order and augmentation.
+        drop_last: Leave out what fills no batch in each process.
+        device: Where images are kept and batches made, None for where ``images`` are.
+        seed: Of order and augmentation, at least 0.
 
     Raises:
-        TypeError: ``images`` is not a uint8 tensor or a number has the wrong type.
+        TypeError: ``images`` is not a uint8 tensor, ``labels`` no tensor, or a number has the wrong type.
         ValueError: shapes do not match, or a number is out of range.
+        RuntimeError: when iterated over, the number of processes is not that of when the loader was built.
+
+    Example:
+        >>> images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
+        >>> loader = ImageLoader(images, labels, 4, mean=(0.3,), std=(0.3,), shuffle=True, crop_padding=4, flip=True)
+        >>> [tuple(batch.shape) for batch, _ in loader]
+        [(4, 1, 28, 28), (4, 1, 28, 28), (2, 1, 28, 28)]
     """
+
+    sampler: DistributedSampler
 
     def __init__(
         self,
@@ -61,116 +89,92 @@ class ImageLoader:
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-            raise TypeError(f"images must be a uint8 tensor (N, C, H, W), got {getattr(images, 'dtype', type(images))}")
-        if images.ndim != 4 or not len(images):
-            raise ValueError(f"images must be (N, C, H, W) with at least one image, got {tuple(images.shape)}")
-        if len(labels) != len(images):
-            raise ValueError(f"there must be a label for each image: {len(images)} images, {len(labels)} labels")
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != images.shape[1]:
-                raise ValueError(
-                    f"{name} must have a number for each of the {images.shape[1]} channels, got {values!r}"
-                )
-        if min(std) <= 0:
-            raise ValueError(f"std must be above 0 for each channel, got {std!r}")
-        self.images = images.to(device)
-        self.labels = labels.to(device)
-        self.batch_size = check_int("batch_size", batch_size, 1)
-        self.shuffle = shuffle
+        _check_data(images, labels)
+        channels = images.shape[1]
+        check_int("batch_size", batch_size, 1)
         self.crop_padding = check_int("crop_padding", crop_padding, 0)
         self.flip = flip
         self.size = None if size is None else check_int("size", size, 1)
-        self.drop_last = drop_last
         self.seed = check_int("seed", seed, 0)
-        # One multiplication and one addition turn a byte into a normalised float.
-        shift, scale = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (mean, std))
-        self._factor = (1 / (255 * scale)).to(self.images.device)
-        self._offset = (-shift / scale).to(self.images.device)
-        self._epoch = 0
+        self.images, self.labels = images.to(device), labels.to(device)
+        self.mean = _per_channel("mean", mean, channels, -math.inf).to(self.images.device)
+        self.std = _per_channel("std", std, channels, 0).to(self.images.device)
+        data = TensorDataset(self.images, self.labels)
+        rank, processes = rank_and_processes()
+        # The sampler adds the epoch to its seed: mixed, so that seed 1 does not begin with the second epoch of seed 0.
+        sampler: DistributedSampler = DistributedSampler(
+            data, processes, rank, shuffle, _mix(self.seed), drop_last=drop_last
+        )
+        super().__init__(data, batch_size, sampler=sampler, drop_last=drop_last, collate_fn=self._collate)
         if not len(self):
             raise ValueError(
-                f"drop_last leaves no batch of {batch_size} in the {self._share()} images of each process; use smaller "
+                f"drop_last leaves no batch of {batch_size} in the {len(sampler)} images of each process; use smaller "
                 f"batches or drop_last=False"
             )
 
-    @property
-    def num_samples(self) -> int:
-        """Images of a pass in this process."""
-        return len(self) * self.batch_size if self.drop_last else self._share()
-
     def set_epoch(self, epoch: int) -> None:
-        """Make the next pass that of ``epoch``."""
-        self._epoch = epoch
+        """Make the next pass that of ``epoch``, at least 0; those after it go on counting."""
+        self.sampler.set_epoch(check_int("epoch", epoch, 0))
 
-    def __len__(self) -> int:
-        batches, rest = divmod(self._share(), self.batch_size)
-        return batches + (rest > 0 and not self.drop_last)
+    def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]
+        sampler = self.sampler
+        if rank_and_processes() != (sampler.rank, sampler.num_replicas):
+            raise RuntimeError(
+                f"this ImageLoader was built for process {sampler.rank} of {sampler.num_replicas}, but this is process "
+                f"{rank_and_processes()[0]} of {rank_and_processes()[1]}; build it after torch.distributed is "
+                f"initialised, or start the processes with composer or torchrun"
+            )
+        epoch = sampler.epoch
+        order = torch.tensor(list(sampler), device=self.images.device)
+        sampler.epoch = epoch + 1
+        return self._pass(epoch, order)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        rank, processes = rank_and_processes()
-        order = self._order(epoch, rank, processes)
+    def _pass(self, epoch: int, order: Tensor) -> Iterator[list[Tensor]]:
         generator = torch.Generator()
-        for batch in range(len(self)):
-            generator.manual_seed(_mix(self.seed, epoch, 1 + batch * processes + rank))
-            index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [self._make(index, generator), self.labels[index]]
+        for batch, index in enumerate(order.split(self.batch_size)[: len(self)]):
+            generator.manual_seed(_mix(self.seed, epoch, 1 + batch))  # 0 would be as _mix(self.seed) in epoch 0
+            images = self._augment(self.images.index_select(0, index), generator)
+            yield [self._finish(images), self.labels.index_select(0, index)]
 
-    def _share(self) -> int:
-        return -(-len(self.images) // rank_and_processes()[1])
+    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        def drawn(below: int, count: int) -> Tensor:
+            """Random numbers for the images of all processes, and of them this one's."""
+            numbers = torch.randint(below, (count, len(images) * self.sampler.num_replicas), generator=generator)
+            return numbers[:, self.sampler.rank :: self.sampler.num_replicas]
 
-    def _order(self, epoch: int, rank: int, processes: int) -> Tensor:
-        count = len(self.images)
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 0))
-        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        filled = order.repeat(-(-processes // count) + 1)[: self._share() * processes]
-        return filled[rank::processes].to(self.images.device)
-
-    def _make(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        images = self.images.index_select(0, index)
         if self.crop_padding:
-            images = crop(images, self.crop_padding, generator)
+            images = crop(images, self.crop_padding, drawn(2 * self.crop_padding + 1, 2))
         if self.flip:
-            images = flip(images, generator)
-        batch = images.float().mul_(self._factor).add_(self._offset)
-        if self.size is not None and batch.shape[-2:] != (self.size, self.size):
-            batch = F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True)
-        return batch
+            images = flip(images, drawn(2, 1)[0].bool())
+        return images
+
+    def _finish(self, images: Tensor) -> Tensor:
+        batch = normalise(images, self.mean, self.std)
+        return batch if self.size is None else resize(batch, self.size)
+
+    def _collate(self, samples: list[Any]) -> list[Tensor]:
+        """Samples of ``dataset`` as a batch without augmentation: what shows others the batches' shapes and types."""
+        images, labels = default_collate(samples)
+        return [self._finish(images), labels]
 
 
-def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """A random window of each image's own size out of the image with ``padding`` black pixels around it.
-
-    The same in distribution as torchvision's ``RandomCrop(size, padding)`` on each image.
-
-    Args:
-        images: ``(B, C, H, W)``, on any device.
-        padding: Pixels on each side.
-        generator: Of the CPU, so that all devices see the same windows.
-    """
-    batch, channels, height, width = images.shape
-    offsets = 2 * padding + 1
-    top, left = torch.randint(offsets, (2, batch), generator=generator).to(images.device)
-    padded = F.pad(images, (padding,) * 4)
-    by_image, by_channel, by_row, by_column = padded.stride()
-    # All windows as a view: to choose among them copies rows of pixels, not pixels.
-    windows = padded.as_strided(
-        (batch, offsets, offsets, channels, height, width),
-        (by_image, by_row, by_column, by_channel, by_row, by_column),
-    )
-    return windows[torch.arange(batch, device=images.device), top, left]
+def _check_data(images: Tensor, labels: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise TypeError(f"images must be a uint8 tensor (N, C, H, W), got {getattr(images, 'dtype', type(images))}")
+    if images.ndim != 4 or not images.numel():
+        raise ValueError(f"images must be (N, C, H, W) with at least one image, got {tuple(images.shape)}")
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor (N, ...), got {type(labels).__name__}; use torch.tensor(labels)")
+    if not labels.ndim or len(labels) != len(images):
+        raise ValueError(f"there must be a label for each of the {len(images)} images, got {tuple(labels.shape)}")
 
 
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability 1/2, as torchvision's ``RandomHorizontalFlip()`` does.
-
-    Args:
-        images: ``(B, C, H, W)``, on any device.
-        generator: Of the CPU, so that all devices mirror the same images.
-    """
-    chosen = torch.rand(len(images), generator=generator).lt(0.5).nonzero().squeeze(1).to(images.device)
-    return images.index_copy(0, chosen, images.index_select(0, chosen).flip(-1))
+def _per_channel(name: str, values: Sequence[float], channels: int, above: float) -> Tensor:
+    """``(C, 1, 1)``, to broadcast over images."""
+    if not isinstance(values, Sequence) or len(values) != channels:
+        raise ValueError(f"{name} must have a number for each of the {channels} channels, got {values!r}")
+    numbers = [check_real(name, value, above, math.inf, low_open=True, high_open=True) for value in values]
+    return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
 
 
 def _mix(*numbers: int) -> int:
@@ -179,7 +183,7 @@ def _mix(*numbers: int) -> int:
 
 
 def rank_and_processes() -> tuple[int, int]:
-    """This process's number among those of ``torch.distributed``, and how many there are."""
+    """This process's number and how many there are: as the process group says, before there is one what launched them."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

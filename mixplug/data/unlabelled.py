@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SequentialSampler, default_collate
 
 from mixplug.data.passes import OwnRandomness, repeatable_pass
 from mixplug.data.streams import stream_of
@@ -176,7 +176,8 @@ def _unshuffled(loader: Any) -> bool:
     stream = stream_of(loader)
     if stream is not None:
         return getattr(stream, "shuffle", None) is False
-    return isinstance(loader, DataLoader) and isinstance(loader.sampler, SequentialSampler)
+    sampler = loader.sampler if isinstance(loader, DataLoader) else None
+    return isinstance(sampler, SequentialSampler) or (isinstance(sampler, DistributedSampler) and not sampler.shuffle)
 
 
 def _repeat(blank: Tensor, images: Tensor) -> Tensor:
