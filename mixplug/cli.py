@@ -105,7 +105,7 @@ def _compare(options: argparse.Namespace) -> None:
     if options.seeds is not None:
         recipe.seeds = check_int("--seeds", options.seeds, 1)
     console = _console()
-    out = options.out or Path("runs") / Path(options.recipe).stem
+    out = options.out or _default_out(options)
     count = len(recipe.methods) * recipe.seeds
     console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
     with _progress_bar(console) as progress:
@@ -126,7 +126,7 @@ def _sweep(options: argparse.Namespace) -> None:
     recipes = read_points(options.recipe, grid, options.seeds)
     console = _console()
     keys = "-".join(key.rpartition(".")[2] for key in grid[0].values)
-    out = options.out or Path("runs") / f"{Path(options.recipe).stem}-sweep-{keys}"
+    out = options.out or _default_out(options, f"-sweep-{keys}")
     count = sum(len(recipe.methods) * recipe.seeds for recipe in recipes)
     console.print(
         f"{recipes[0].description}: {len(grid)} points, {len(recipes[0].methods)} methods, {recipes[0].seeds} seeds, "
@@ -169,7 +169,7 @@ def _train(options: argparse.Namespace) -> None:
     recipe = _load(options)
     method = options.method or list(recipe.methods)[-1]
     seed = recipe.first_seed if options.seed is None else options.seed
-    out = options.out or Path("runs") / f"{Path(options.recipe).stem}-{method}-seed{seed}"
+    out = options.out or _default_out(options, f"-{method}-seed{seed}")
     console = _console()
     with _progress_bar(console) as progress:
         from mixplug.train import train
@@ -210,6 +210,13 @@ def _load(options: argparse.Namespace) -> Any:
     from mixplug.recipes import load_recipe
 
     return load_recipe(options.recipe, options.overrides)
+
+
+def _default_out(options: argparse.Namespace, suffix: str = "") -> Path:
+    """Under runs/, by the recipe's name: a shipped one's whole name, since small/cifar10 is another than cifar10."""
+    from mixplug.recipes import shipped_name
+
+    return Path("runs") / f"{shipped_name(options.recipe) or Path(options.recipe).stem}{suffix}"
 
 
 def _console() -> Console:

@@ -267,6 +267,12 @@ def shipped_recipes() -> dict[str, Path]:
     return {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.rglob("*.yaml"))}
 
 
+def shipped_name(recipe: str | Path) -> str | None:
+    """The name of the shipped recipe that ``recipe`` stands for, as :func:`load_recipe` reads it; None for another."""
+    path = _locate(recipe).resolve()
+    return next((name for name, shipped in shipped_recipes().items() if shipped.resolve() == path), None)
+
+
 def describe(path: Path) -> str:
     """The description of a recipe file, without validating the rest."""
     return str(_read(path).get("description", ""))
@@ -299,13 +305,17 @@ def _locate(recipe: str | Path, beside: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate
     shipped = shipped_recipes()
-    name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")
+    name = _name(recipe)
     if name in shipped:
         return shipped[name]
     raise FileNotFoundError(
         f"there is no recipe file {str(recipe)!r}, and none of that name is shipped; shipped are {sorted(shipped)}"
         f"{did_you_mean(name, shipped)}"
     )
+
+
+def _name(recipe: str | Path) -> str:
+    return str(recipe).removeprefix("recipes/").removesuffix(".yaml")
 
 
 def _shipped_folder() -> Path:

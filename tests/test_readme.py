@@ -6,10 +6,39 @@ import re
 from pathlib import Path
 
 import image_files
+import timm
+import torch
+from composer import Trainer
 
+from mixplug import MixTraining, MultiTaskClassifier
 from mixplug.cli import main
+from mixplug.data.loaders import ImageLoader
+from mixplug.data.multitask import MultiTaskLoader
 
 README = Path(__file__).parent.parent / "README.md"
+
+
+def images_of_ten_classes(count):
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    return ImageLoader(pixels, torch.arange(count) % 10, 2, (0.5,) * 3, (0.5,) * 3, shuffle=True)
+
+
+def test_several_tasks():
+    section = README.read_text().split("## Several tasks at once")[1]
+    text = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+    assert '"150ep"' in text
+    made = {
+        "timm": timm,
+        "Trainer": Trainer,
+        "MixTraining": MixTraining,
+        "MultiTaskClassifier": MultiTaskClassifier,
+        "MultiTaskLoader": MultiTaskLoader,
+        "cifar10_loader": images_of_ten_classes(2),
+        "svhn_loader": images_of_ten_classes(4),
+    }
+    exec(compile(text.replace('"150ep"', '"3ep"'), "README.md", "exec"), made)
+    assert len(made["train"]) == 2
+    assert made["model"].ssl_objective is not None, "it went through SSL and MIX"
 
 
 def test_from_a_folder_of_images_to_a_table(tmp_path, monkeypatch, capsys):

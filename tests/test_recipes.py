@@ -11,7 +11,7 @@ from mixplug import MAE, backbone_of
 from mixplug.data.datasets import DataSplit
 from mixplug.data.images import MemoryImages
 from mixplug.experiment import Experiment
-from mixplug.recipes import RecipeError, describe, load_recipe, shipped_recipes, to_plain
+from mixplug.recipes import RecipeError, describe, load_recipe, shipped_name, shipped_recipes, to_plain
 from mixplug.run_files import settings_of
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -233,6 +233,16 @@ def generated(name, fraction=1.0, seed=0, *, image_size=None, **options):
     images = MemoryImages(pixels, torch.randint(0, classes, (4,), generator=made))
     statistics = (0.5,) * pixels.shape[1]
     return DataSplit(images, images, classes, statistics, statistics)
+
+
+def test_the_name_of_a_recipe(tmp_path):
+    small = ROOT / "recipes" / "small" / "cifar10.yaml"
+    assert [shipped_name(r) for r in ("cifar10", "small/cifar10", small)] == [
+        "cifar10",
+        "small/cifar10",
+        "small/cifar10",
+    ]
+    assert shipped_name(write(tmp_path, "extends: digits")) is None
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

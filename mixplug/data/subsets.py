@@ -18,7 +18,7 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
         fraction: Share to keep, in (0, 1]; ``round(N * fraction)`` images are kept.
         seed: Of the draw.
         sampling: 'uniform' (Li et al.: "randomly select a fraction of p data points") or 'stratified': each class
-            keeps its share, up to one image.
+            keeps its share, up to one image (largest remainders).
 
     Returns:
         Indices ``(n,)`` in random order; all in their own order where ``fraction`` is 1.
@@ -40,11 +40,15 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     if sampling == "uniform":
         return order[:kept]
-    # An image's rank among those of its class, over the class's size: the first `kept` by it take equal shares.
     classes = labels[order]
-    rank = torch.empty(count, dtype=torch.float64)
-    for label in classes.unique():
-        members = (classes == label).nonzero().squeeze(1)
-        rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    # A stable sort keeps the random order among equals, so no class is favoured in what rounding leaves over.
-    return order[rank.argsort(stable=True)[:kept]]
+    names = classes.unique()
+    sizes = torch.stack([(classes == name).sum() for name in names]).double()
+    share = sizes * (kept / count)
+    counts = share.floor()
+    # What rounding down leaves over goes to the classes that lost most by it, equals in random order.
+    random = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    by_loss = random[(counts - share)[random].argsort(stable=True)]
+    counts[by_loss[: kept - int(counts.sum())]] += 1
+    members = [order[classes == name][: int(n)] for name, n in zip(names, counts, strict=True)]
+    chosen = torch.cat(members)
+    return chosen[torch.randperm(kept, generator=torch.Generator().manual_seed(seed))]
