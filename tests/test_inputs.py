@@ -24,8 +24,14 @@ def test_what_the_recipe_says_reaches_the_loaders():
     inputs = make_inputs(load_recipe(TINY, ["data.crop_padding=1", "data.flip=true"]), 3, CPU)
     train, test = inputs.train, inputs.evaluation
     assert isinstance(train, ImageLoader)
-    assert (train.batch_size, train.crop_padding, train.flip, train.shuffle, train.seed) == (32, 1, True, True, 3)
-    assert (test.batch_size, test.crop_padding, test.flip, test.shuffle) == (512, 0, False, False)
+    assert (train.batch_size, train.crop_padding, train.flip, train.sampler.shuffle, train.seed) == (
+        32,
+        1,
+        True,
+        True,
+        3,
+    )
+    assert (test.batch_size, test.crop_padding, test.flip, test.sampler.shuffle) == (512, 0, False, False)
     assert inputs.ssl is None
     assert inputs.tasks == {"": 10}
 

@@ -28,23 +28,27 @@ class ImageLoader(DataLoader):
 
     **Length.** ``len(loader)`` is the number of batches that this process gets in a pass, and ``batch_size`` the images
     of each (Composer's default microbatch). What is kept is a byte per pixel, not copied if it lies on ``device``
-    already, and during a pass 8 bytes per image of the process.
+    already, and during a pass 8 bytes for each image of the process.
 
-    **Order.** ``loader.sampler`` is a ``DistributedSampler``, with one process too: of the order of an epoch each of N
-    processes gets every N-th image. A pass is a function of the seed and the epoch. Composer says which epoch it is;
-    in a hand-written loop :meth:`set_epoch` does, and without it passes count themselves, 0, 1, 2, ... Random windows
-    and flips are drawn for the images of all processes, so those of a total batch do not depend on their number. No
-    global generator is read or changed.
+    **Order.** ``loader.sampler`` is a ``DistributedSampler``, with one process too: of the order of an epoch each of P
+    processes gets every P-th image. A pass is a function of the seed and the epoch. Composer says which epoch it is (in
+    evaluation, the number of the batch), mixplug which one of SSL data; in a hand-written loop :meth:`set_epoch` does,
+    and without it passes count themselves, 0, 1, 2, ... Random windows and flips are drawn for the images of all
+    processes, so those of a total batch do not depend on P. No global generator is read or changed.
 
-    **The end of a pass.** With ``drop_last=False`` every image is seen and the last batch may be smaller. If N does not
+    **The end of a pass.** With ``drop_last=False`` every image is seen and the last batch may be smaller. If P does not
     divide the images, the order is filled up from its beginning, so that all processes have equally many: in training
-    up to N - 1 images are repeated. Composer's evaluation leaves the repetitions out, so metrics count each image
+    up to P - 1 images are repeated. Composer's evaluation leaves the repetitions out, so metrics count each image
     once; its ``predict`` does not. With ``drop_last=True`` no image is seen twice and all batches are full: those that
     are left over, others in each shuffled epoch, are not seen.
 
     **Resumption.** A batch is a function of the seed, the epoch and its place in the pass, not of the batches before.
-    Composer resumes in the middle of an epoch by passing over the batches before, in each epoch of a run and with any
-    algorithms, bit for bit; a hand-written loop by ``set_epoch(epoch)`` and ``itertools.islice(loader, batch, None)``.
+    Composer resumes in the middle of any epoch by making the batches before again, and goes on with the very next one,
+    with mixplug's algorithms or without; a hand-written loop does so by ``set_epoch(epoch)`` and
+    ``itertools.islice(loader, batch, None)``.
+
+    **Not supported.** Worker processes, which it does without, and what changes the data set itself: Composer's
+    ``RandAugment`` and ``AugMix`` say so.
 
     Args:
         images: ``(N, C, H, W)``, uint8.
@@ -183,7 +187,7 @@ def _mix(*numbers: int) -> int:
 
 
 def rank_and_processes() -> tuple[int, int]:
-    """This process's number and how many there are: as the process group says, before there is one what launched them."""
+    """This process's number and how many there are: by the process group or, before there is one, by what launched."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
