@@ -57,6 +57,8 @@ class Experiment:
     ) -> None:
         check_choice("method", method, recipe.methods)
         check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
+        if recipe.compile:
+            check_choice("compile", recipe.compile, torch.compiler.list_backends(None))
         _check_interval(recipe.eval_interval)
         self.recipe = recipe
         device = get_device(recipe.device or None)
@@ -81,6 +83,7 @@ class Experiment:
             progress_bar=False,
             auto_log_hparams=False,
             precision=recipe.precision,
+            compile_config={"backend": recipe.compile} if recipe.compile else None,
             device=device,
             seed=seed,
             save_folder=None if save_folder is None else str(save_folder),

@@ -131,6 +131,7 @@ class Recipe:
         methods: The methods by key, in the order of the table.
         eval_interval: How often accuracy is measured for the curves; it always is at the end.
         precision: Composer's precision: fp32, amp_bf16 or amp_fp16.
+        compile: Backend that torch.compile compiles the model with, such as inductor; empty for eager.
         device: Composer's device: cpu, gpu or mps; empty for what there is.
         pictures: How many test images to reconstruct, 0 for none.
         paper: Which of the paper's settings it reproduces (see :data:`mixplug.paper.SETTINGS`), so that tables show the
@@ -152,6 +153,7 @@ class Recipe:
     methods: dict[str, MethodConfig] = field(default_factory=dict)
     eval_interval: str = "1dur"
     precision: str = "fp32"
+    compile: str = ""
     device: str = ""
     pictures: int = 6
     paper: str = ""

@@ -289,6 +289,21 @@ def test_a_methods_own_optimizer_and_scheduler():
     assert settings_of(recipe, "mix") != settings_of(load_recipe(TINY), "mix")
 
 
+def test_compiled_as_eager():
+    short = ["ssl_duration=2ba", "sl_duration=2ba"]
+    eager, compiled = (
+        Experiment(load_recipe(TINY, [*short, f"compile={backend}"]), "mix", 0).run() for backend in ("''", "aot_eager")
+    )
+    for name in ("ssl", "sl"):
+        for one, other in zip(eager.history[name], compiled.history[name], strict=True):
+            assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_backend_that_is_not_there():
+    with pytest.raises(ValueError, match=r"compile.*did you mean 'inductor'"):
+        Experiment(load_recipe(TINY, ["compile=inducter"]), "mix", 0)
+
+
 def test_a_methods_own_scheduler_that_is_wrong():
     recipe = load_recipe(TINY, ["methods.mix.scheduler={PhaseSchedule: {}}"])
     with pytest.raises(ValueError, match=r"methods\.mix\.scheduler.*did you mean 'PhaseScheduler'"):
