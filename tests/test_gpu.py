@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from algorithms.settings import classifier, logged, ssl_loader, trainer, weights
+from algorithms.settings import (
+    TASKS,
+    classifier,
+    logged,
+    multi_task_classifier,
+    multi_task_loader,
+    ssl_loader,
+    trainer,
+    weights,
+)
 from composer.core import Callback
 from composer.utils.parallelism import FSDP2Config, FSDPConfig
 from conftest import images, labels, loader
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mixplug import MAE, MixTraining
+from mixplug.data.multitask import MultiTaskEvalLoader
+from mixplug.experiment import Experiment
+from mixplug.recipes import load_recipe
+
+TINY = Path(__file__).parent / "tiny.yaml"
 
 pytestmark = [
     pytest.mark.gpu,
@@ -131,3 +147,26 @@ def test_a_run_resumes_bit_for_bit_on_the_device(tmp_path):
         resumed = run(**options(load_path=str(tmp_path / f"{batch}.pt")))
         for name, value in weights(whole.state.model).items():
             assert torch.equal(value, weights(resumed.state.model)[name]), (batch, name)
+
+
+@pytest.mark.parametrize("compiler", ["''", "inductor"])
+def test_a_recipe_with_its_images_on_the_gpu(compiler):
+    recipe = load_recipe(TINY, ["device=gpu", "precision=amp_bf16", f"compile={compiler}", "data.crop_padding=1"])
+    made = Experiment(recipe, "mix", 0)
+    assert made.inputs.train.images.is_cuda
+    result = made.run()
+    assert result.lengths == {"ssl": 1, "mix": 1, "sl": 1}
+    assert all(value == value for _, value in result.history["ssl"])
+
+
+def test_several_tasks():
+    made = trainer(
+        multi_task_classifier(),
+        [MixTraining(objective=MAE("input"))],
+        device="gpu",
+        precision="amp_bf16",
+        train_dataloader=multi_task_loader(),
+        eval_dataloader=MultiTaskEvalLoader(multi_task_loader().loaders, TASKS),
+    )
+    made.fit()
+    assert all(0 <= made.state.eval_metric_values[f"accuracy/{name}"] <= 1 for name in TASKS)
