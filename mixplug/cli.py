@@ -199,7 +199,7 @@ def _bar(plan: Any, width: int) -> str:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from mixplug.recipes import describe, shipped_recipes
+    from mixplug.recipe_files import describe, shipped_recipes
 
     for name, path in shipped_recipes().items():
         print(f"{name}: {describe(path)}")
@@ -214,7 +214,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _default_out(options: argparse.Namespace, suffix: str = "") -> Path:
     """Under runs/, by the recipe's name: a shipped one's whole name, since small/cifar10 is another than cifar10."""
-    from mixplug.recipes import shipped_name
+    from mixplug.recipe_files import shipped_name
 
     return Path("runs") / f"{shipped_name(options.recipe) or Path(options.recipe).stem}{suffix}"
 

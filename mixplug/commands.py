@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixplug.recipes import shipped_recipes
+from mixplug.recipe_files import shipped_recipes
 
 
 def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = (), seeds: int | None = None) -> str:

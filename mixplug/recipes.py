@@ -10,23 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
+from yaml import YAMLError
 
 from mixplug.checks import check_choice, check_int, did_you_mean
 from mixplug.paper import SETTINGS
-from mixplug.shorthands import expand
-
-_ONE_NAME = ("optimizer", "scheduler")
-"""Keys that hold one name with its settings: what a recipe gives takes the place of what it extends."""
-
-_OWN = ("description", "paper")
-"""Keys that say what a recipe itself is: not taken over from the one that it extends."""
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be read: unknown or mistyped keys, or a missing file."""
+from mixplug.recipe_files import RecipeError, first_line, locate, override, read, resolved
 
 
 @dataclass
@@ -189,7 +179,7 @@ class Recipe:
         try:
             self.task_data()
         except OmegaConfBaseException as error:
-            raise RecipeError(f"tasks: {error.full_key}: {_first_line(error)}") from error
+            raise RecipeError(f"tasks: {error.full_key}: {first_line(error)}") from error
         if not self.methods:
             raise RecipeError("methods: the recipe names no method; give at least one, such as sl: {label: SL}")
         for key, method in self.methods.items():
@@ -225,9 +215,9 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
     Beside the keys of :class:`Recipe`, a file may have ``extends``, the recipe over which its own keys are laid, method
-    by method and key by key: a shipped one's name, or a file, also beside it. ``optimizer`` and ``scheduler`` are
-    replaced as a whole, ``description`` and ``paper`` are not taken over, and a method that is null is left out. And
-    it may have ``vars``, values to be used elsewhere as ``${vars.NAME}``.
+    by method and key by key: a file, looked for beside it first, or a shipped recipe's name. ``optimizer`` and
+    ``scheduler`` (also of a method) are replaced as a whole, ``description`` and ``paper`` are not taken over, and a
+    method or task that is null is left out. And it may have ``vars``, values to be used elsewhere as ``${vars.NAME}``.
 
     Args:
         recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).
@@ -239,18 +229,14 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         FileNotFoundError: there is no such file or shipped recipe.
         RecipeError: it is not YAML, or has an unknown or mistyped key; the message names the nearest valid one.
     """
-    path = _locate(recipe)
+    path = locate(recipe)
     try:
-        raw = _read(path)
-        for override in overrides:
-            _override(raw, override)
-        _refuse_unused_vars(raw)
-        given = typing.cast(dict[str, Any], OmegaConf.to_container(raw, resolve=True))
-        given.pop("vars", None)
+        raw = read(path)
+        for change in overrides:
+            override(raw, change)
+        given = resolved(raw)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: {_first_line(error)}") from error
-    if isinstance(given.get("methods"), dict):
-        given["methods"] = {key: method for key, method in given["methods"].items() if method is not None}
+        raise RecipeError(f"{path}: {first_line(error)}") from error
     _refuse_unknown_keys(given, Recipe, "")
     try:
         defaults = OmegaConf.structured(Recipe)
@@ -260,90 +246,12 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         return typing.cast(Recipe, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise RecipeError(f"{path}: {key}{_first_line(error)}") from error
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with mixplug, by name."""
-    folder = _shipped_folder()
-    return {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.rglob("*.yaml"))}
-
-
-def shipped_name(recipe: str | Path) -> str | None:
-    """The name of the shipped recipe that ``recipe`` stands for, as :func:`load_recipe` reads it; None for another."""
-    path = _locate(recipe).resolve()
-    return next((name for name, shipped in shipped_recipes().items() if shipped.resolve() == path), None)
-
-
-def describe(path: Path) -> str:
-    """The description of a recipe file, without validating the rest."""
-    return str(_read(path).get("description", ""))
+        raise RecipeError(f"{path}: {key}{first_line(error)}") from error
 
 
 def to_plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as dicts, lists and primitives."""
     return dataclasses.asdict(recipe)
-
-
-def _read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
-    """The YAML of ``path`` over that of the recipe it extends, as deep as that goes."""
-    if path.resolve() in below:
-        raise RecipeError(f"{path} extends itself: {' -> '.join(str(p) for p in (*below, path.resolve()))}")
-    raw = OmegaConf.load(path)
-    if not isinstance(raw, DictConfig):
-        raise RecipeError(f"{path} must map keys to values")
-    if "extends" not in raw:
-        return raw
-    parent = _read(_locate(str(raw.pop("extends")), path.parent), (*below, path.resolve()))
-    for key in (*(key for key in _ONE_NAME if key in raw), *_OWN):
-        parent.pop(key, None)
-    return typing.cast(DictConfig, OmegaConf.merge(parent, raw))
-
-
-def _locate(recipe: str | Path, beside: Path | None = None) -> Path:
-    """A file, looked for in the folder ``beside`` too, or a shipped recipe's."""
-    path = Path(recipe)
-    for candidate in (path, *([] if beside is None else [beside / path])):
-        if candidate.is_file():
-            return candidate
-    shipped = shipped_recipes()
-    name = _name(recipe)
-    if name in shipped:
-        return shipped[name]
-    raise FileNotFoundError(
-        f"there is no recipe file {str(recipe)!r}, and none of that name is shipped; shipped are {sorted(shipped)}"
-        f"{did_you_mean(name, shipped)}"
-    )
-
-
-def _name(recipe: str | Path) -> str:
-    return str(recipe).removeprefix("recipes/").removesuffix(".yaml")
-
-
-def _shipped_folder() -> Path:
-    package = Path(__file__).parent
-    installed = package / "_recipes"
-    return installed if installed.is_dir() else package.parent / "recipes"
-
-
-def _override(raw: DictConfig, override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {override!r}")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
-        for path, item in expand(raw, key, parsed).items():
-            OmegaConf.update(raw, path, item, merge=False, force_add=True)
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
-        raise RecipeError(f"the override {override!r} cannot be applied: {_first_line(error)}") from error
-
-
-def _refuse_unused_vars(raw: DictConfig) -> None:
-    for name in raw.get("vars") or {}:
-        if f"${{vars.{name}}}" not in OmegaConf.to_yaml(raw):
-            raise RecipeError(
-                f"vars.{name} is used nowhere; write ${{vars.{name}}} where its value belongs, or remove it"
-            )
 
 
 def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
@@ -368,9 +276,3 @@ def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
         elif typing.get_origin(types[key]) is dict and dataclasses.is_dataclass(typing.get_args(types[key])[1]):
             for name, item in value.items():
                 _refuse_unknown_keys(item, typing.get_args(types[key])[1], f"{path}.{name}")
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error).strip().splitlines()[0]

@@ -29,6 +29,7 @@ WITHOUT_TORCH = [
     "ramps.py",
     "checks.py",
     "recipes.py",
+    "recipe_files.py",
     "paper.py",
     "shorthands.py",
     "grid.py",

@@ -11,7 +11,8 @@ from mixplug import MAE, backbone_of
 from mixplug.data.datasets import DataSplit
 from mixplug.data.images import MemoryImages
 from mixplug.experiment import Experiment
-from mixplug.recipes import RecipeError, describe, load_recipe, shipped_name, shipped_recipes, to_plain
+from mixplug.recipe_files import describe, shipped_name, shipped_recipes
+from mixplug.recipes import RecipeError, load_recipe, to_plain
 from mixplug.run_files import settings_of
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -326,6 +327,63 @@ def test_the_file_beside_and_one_optimizer(tmp_path):
     assert recipe.optimizer == {"SGD": {"lr": 0.1}}
 
 
+def test_a_methods_own_optimizer_takes_the_place_of_the_extended_ones(tmp_path):
+    (tmp_path / "parent.yaml").write_text("extends: digits\nmethods: {sl: {optimizer: {SGD: {lr: 0.1}}}}\n")
+    recipe = load_recipe(write(tmp_path, "extends: parent.yaml\nmethods: {sl: {optimizer: {AdamW: {lr: 0.2}}}}\n"))
+    assert recipe.methods["sl"].optimizer == {"AdamW": {"lr": 0.2}}
+    assert recipe.methods["sl"].label == "SL"
+
+
+def test_the_file_beside_comes_before_that_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "parent.yaml").write_text("extends: digits\nseeds: 7\n")
+    (tmp_path / "parent.yaml").write_text("extends: digits\nseeds: 9\n")
+    child = write(tmp_path / "x", "extends: parent.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(child).seeds == 7
+
+
+def test_tasks_can_be_left_out_and_replaced(tmp_path):
+    (tmp_path / "parent.yaml").write_text("extends: digits\ntasks: {a: {fraction: 1}, b: {flip: true}, c: {}}\n")
+    assert list(load_recipe(write(tmp_path, "extends: parent.yaml\ntasks: {b: null}\n")).tasks) == ["a", "c"]
+    assert load_recipe(write(tmp_path, "extends: parent.yaml\ntasks: null\n")).tasks == {}
+    parent = tmp_path / "parent.yaml"
+    assert load_recipe(parent, ["tasks.b.flip=false"]).task_data()["b"].flip is False
+    assert list(load_recipe(parent, ["tasks.b=null", "tasks.d={fraction: 0.5}"]).tasks) == ["a", "c", "d"]
+
+
+def test_vars_whose_users_are_left_out(tmp_path):
+    left_out = [name for name in load_recipe("cifar10").methods if name != "sl"]
+    text = f"extends: cifar10\nmethods: {{{', '.join(f'{name}: null' for name in left_out)}}}\n"
+    assert list(load_recipe(write(tmp_path, text)).methods) == ["sl"]
+
+
+def test_short_keys_pass_over_what_is_left_out():
+    recipe = load_recipe(TINY, ["methods.sl=null", "rho=0.25"])
+    assert recipe.methods["mix"].algorithms[0]["MixTraining"]["rho"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("methods.mxi=null", "there is no methods.mxi; did you mean 'mix'"),
+        ("methods.mxi.label=foo", "there is no methods.mxi; did you mean 'mix'"),
+        ("methods.mxi.algorithms.0.MixTraining.rho=0.25", "there is no methods.mxi"),
+        ("methods.mxi[0]=3", "there is no methods.mxi"),
+        ("vars.depth=3", r"there is no vars.depth; there are \[\]"),
+        ("tasks.a.root=x", "there is no tasks.a"),
+    ],
+)
+def test_names_that_the_recipe_does_not_have(change, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(TINY, [change])
+
+
+def test_a_new_method_from_the_command_line():
+    recipe = load_recipe(TINY, ["methods.mine={label: Mine, algorithms: [LabelSmoothing]}"])
+    assert recipe.methods["mine"].label == "Mine"
+
+
 def test_vars(tmp_path):
     text = "extends: digits\nvars: {depth: 2}\nmodel: {args: {depth: '${vars.depth}'}}\n"
     path = write(tmp_path, text)
@@ -338,6 +396,16 @@ def test_vars(tmp_path):
     [
         ("extends: digit", "none of that name is shipped.*did you mean 'digits'"),
         ("extends: recipe.yaml", "extends itself"),
+        ("extends: [digits]", "extends must be a recipe's name or file"),
+        ("extends: null", "extends must be a recipe's name or file"),
+        ("3", "must map keys to values"),
+        ("extends: digits\nvars: 3", "vars must map names to values, got 3"),
+        ("extends: digits\nvars: null", "vars must map names to values, got None"),
+        (
+            "extends: digits\nmethods: {mix_featurs: null}",
+            "leaves it out, but there is none; did you mean 'mix_features'",
+        ),
+        ("extends: digits\ntasks: {a: null}", "leaves it out, but there is none"),
         ("extends: digits\nvars: {depht: 2}", "vars.depht is used nowhere"),
         ("extends: digits\nmodel: {args: {depth: '${vars.depth}'}}", "vars"),
         ("extends: digits\nssl_data: {batch_size: 3}", "unknown key 'ssl_data.batch_size'"),
