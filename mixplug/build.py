@@ -134,7 +134,10 @@ def _call(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
         raise TypeError(f"{where} needs the argument(s) {missing}")
     try:
         return target(**arguments)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{where}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except TypeError as error:  # torch's own name no value
+        plain = {k: v for k, v in arguments.items() if isinstance(v, (str, int, float, list, type(None)))}
+        raise TypeError(f"{where}: {error}; got {plain}") from error
     except Exception as error:  # whatever else Composer's and torch's own checks raise
         raise ValueError(f"{where}: {type(error).__name__}: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from composer import Trainer
-from composer.core import Algorithm, Callback, State, Time, TimeUnit
+from composer.core import Algorithm, Callback, Precision, State, Time, TimeUnit
 from composer.loggers import InMemoryLogger, Logger
 from composer.models import ComposerClassifier
 from composer.optim import ComposerScheduler
@@ -57,6 +57,7 @@ class Experiment:
     ) -> None:
         check_choice("method", method, recipe.methods)
         check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
+        check_choice("precision", recipe.precision, [precision.value for precision in Precision])
         if recipe.compile:
             check_choice("compile", recipe.compile, torch.compiler.list_backends(None))
         _check_interval(recipe.eval_interval)

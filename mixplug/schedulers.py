@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from composer.core import State, Time, Timestamp, TimeUnit
@@ -64,6 +65,7 @@ class PhaseScheduler(ComposerScheduler):
                 )
             self.schedulers[phase] = scheduler or CosineAnnealingScheduler()
             self.factors[phase] = check_real(f"{phase}_factor", factor, 0, float("inf"), low_open=True, high_open=True)
+        self._seen: set[Phase] = set()
 
     def __call__(self, state: State, ssr: float = 1.0) -> float:
         """The learning rate's multiplier now."""
@@ -75,6 +77,9 @@ class PhaseScheduler(ComposerScheduler):
         position = switch.position(state)
         assert position.span is not None
         local = _PhaseState(state, position.span)
+        if position.phase not in self._seen:
+            self._seen.add(position.phase)
+            _warn_of_long_warmup(position.phase, self.schedulers[position.phase], local)
         return self.alone(position.phase)(local, ssr)  # type: ignore[arg-type]
 
     def alone(self, phase: Phase) -> ComposerScheduler:
@@ -90,6 +95,25 @@ class PhaseScheduler(ComposerScheduler):
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self(state)
+
+
+def _warn_of_long_warmup(phase: Phase, scheduler: Any, local: _PhaseState) -> None:
+    """Composer would go on warming up until the phase is over, and say nothing."""
+    warmup = getattr(scheduler, "t_warmup", None)
+    if warmup is None:
+        return
+    warmup, length = Time.from_input(warmup), local.max_duration
+    if warmup.unit != length.unit:
+        batches = local.dataloader_len.value if length.unit == TimeUnit.EPOCH else 0
+        if not batches or warmup.unit != TimeUnit.BATCH:
+            return
+        length = Time(length.value * batches, TimeUnit.BATCH)
+    if warmup >= length:
+        warnings.warn(
+            f"{type(scheduler).__name__} warms up for {warmup.to_timestring()}, but the {phase} phase lasts "
+            f"{length.to_timestring()}: its learning rate is never reached; give {phase} a t_warmup below that",
+            stacklevel=2,
+        )
 
 
 class _Scaled(ComposerScheduler):

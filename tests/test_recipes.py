@@ -253,6 +253,7 @@ def test_every_shipped_recipe_is_valid_documented_and_trains(name, monkeypatch):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert len(header) >= 5, "a header says what it is, how to launch it and what to expect"
     assert any(f"mixplug compare {name}" in line or f"mixplug compare recipes/{name}.yaml" in line for line in header)
+    assert any(line.startswith("# Expect: ") for line in header)
     assert describe(path)
     # Two batches of each phase's parent: one of SSL, one of MIX, one of SL.
     short = ["ssl_duration=2ba", "sl_duration=2ba", "eval_interval=1dur", "pictures=1", "data.batch_size=2"]
@@ -298,6 +299,16 @@ def test_compiled_as_eager():
     for name in ("ssl", "sl"):
         for one, other in zip(eager.history[name], compiled.history[name], strict=True):
             assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_learning_rate_that_is_no_number():
+    with pytest.raises(TypeError, match=r"optimizer\.AdamW: .*got {'lr': 'abc'}"):
+        Experiment(load_recipe(TINY, ["optimizer.AdamW.lr=abc"]), "mix", 0)
+
+
+def test_a_precision_that_is_not_there():
+    with pytest.raises(ValueError, match=r"precision must be one of .*fp32.*got .fp8"):
+        Experiment(load_recipe(TINY, ["precision=fp8"]), "mix", 0)
 
 
 def test_a_backend_that_is_not_there():

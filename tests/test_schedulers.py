@@ -134,3 +134,18 @@ def test_a_schedule_in_other_units_is_refused():
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         PhaseScheduler(**options)
+
+
+@pytest.mark.parametrize(("warmup", "length"), [("2ep", "2ep"), ("5ep", "2ep"), ("6ba", "6ba")])
+def test_a_warmup_that_its_phase_does_not_reach(warmup, length):
+    """Three batches are an epoch: SSL, MIX and SL of two epochs each."""
+    phases = PhaseScheduler(sl=CosineAnnealingWithWarmupScheduler(warmup))
+    with pytest.warns(UserWarning, match=f"warms up for {warmup}, but the sl phase lasts {length}: .*t_warmup below"):
+        rates(phases, [MixTraining(0.5, 0.5, "4ep", "4ep")], max_duration="6ep")
+
+
+@pytest.mark.parametrize("warmup", ["1ep", "5ba", "0.5dur"])
+def test_a_warmup_that_is_short_enough(warmup, recwarn):
+    phases = PhaseScheduler(sl=CosineAnnealingWithWarmupScheduler(warmup))
+    rates(phases, [MixTraining(0.5, 0.5, "4ep", "4ep")], max_duration="6ep")
+    assert not [w for w in recwarn if "warms up" in str(w.message)]
