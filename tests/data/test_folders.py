@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import image_files
+import numpy as np
 import pytest
 import torch
+from algorithms.settings import classifier, resumes_from_every_batch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
+from mixplug import ExactResumption
 from mixplug.data.datasets import IMAGENET_STATISTICS, load_dataset
 from mixplug.data.loaders import ImageLoader
 
@@ -79,11 +83,83 @@ def test_large_images_go_through_workers(tmp_path):
     assert not torch.equal(*orders)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_augmented_by_workers_runs_resume_bit_for_bit(tmp_path, workers):
+    image_files.train_and_test(tmp_path / "data", count=3)
+    split = load_dataset("image_folder", root=tmp_path / "data", in_memory=False)
+
+    def loader():
+        return split.train_loader(3, crop_padding=2, flip=True, workers=workers, seed=1)
+
+    interruptions = resumes_from_every_batch(
+        tmp_path / "checkpoints",
+        lambda: [ExactResumption()],
+        model=lambda: classifier(in_chans=3),
+        train_dataloader=loader,
+        max_duration="3ep",
+    )
+    assert interruptions == 5
+
+
 def test_large_images_are_not_kept(tmp_path, monkeypatch):
     image_files.train_and_test(tmp_path)
     monkeypatch.setattr("mixplug.data.datasets.IN_MEMORY_BYTES", 24 * 3 * 64)
     assert isinstance(load_dataset("image_folder", root=tmp_path).train_loader(5), DataLoader)
     assert isinstance(load_dataset("image_folder", root=tmp_path, in_memory=True).train_loader(5), ImageLoader)
+
+
+def read_first(root, **options):
+    return load_dataset("image_folder", root=root, **options).train.images[0]
+
+
+def with_first(root, image, name="0.png", **options):
+    """A tree whose first training image is ``image``."""
+    image_files.train_and_test(root)
+    (root / "train" / "cat" / "0.png").unlink()
+    image.save(root / "train" / "cat" / name, **options)
+    return root
+
+
+@pytest.mark.parametrize(("kind", "name"), [("I;16", "0.png"), ("I;16", "0.tif"), ("I", "0.tif")])
+def test_16_bits_become_8(tmp_path, kind, name):
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    image = Image.fromarray(pixels if kind == "I;16" else pixels.astype(np.int32))
+    assert image.mode == kind
+    read = read_first(with_first(tmp_path, image, name))
+    assert torch.equal(read[0], torch.from_numpy(np.round(pixels / 257).astype(np.uint8)))
+    assert torch.equal(read[0], read[2])
+
+
+def test_integers_of_more_than_16_bits_and_floats_are_refused(tmp_path):
+    pixels = np.full((8, 8), 70000, np.int32)
+    with pytest.raises(ValueError, match=r"0\.tif has values from 70000 to 70000.*16 bits"):
+        read_first(with_first(tmp_path / "integers", Image.fromarray(pixels), "0.tif"))
+    with pytest.raises(ValueError, match=r"0\.tif holds floating point numbers"):
+        read_first(with_first(tmp_path / "floats", Image.fromarray(pixels.astype(np.float32)), "0.tif"))
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    picture, exif = image_files.picture(3), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    read = read_first(with_first(tmp_path, picture, exif=exif))
+    assert torch.equal(read, TF.pil_to_tensor(picture).rot90(-1, (1, 2)))
+
+
+def test_transparent_pixels_are_laid_on_black(tmp_path):
+    picture = image_files.picture(3)
+    alpha = np.zeros((8, 8), np.uint8)
+    alpha[:, 4:] = 255
+    picture.putalpha(Image.fromarray(alpha))
+    read = read_first(with_first(tmp_path, picture))
+    assert torch.equal(read[:, :, :4], torch.zeros(3, 8, 4, dtype=torch.uint8))
+    assert torch.equal(read[:, :, 4:], TF.pil_to_tensor(image_files.picture(3))[:, :, 4:])
+
+
+def test_too_many_pixels_are_refused_by_name(tmp_path, monkeypatch):
+    image_files.train_and_test(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ValueError, match=r"0\.png has too many pixels"):
+        load_dataset("image_folder", root=tmp_path)
 
 
 def empty(root):
