@@ -222,7 +222,7 @@ class ImageError(ValueError):
 
 
 def read_square(path: Path, size: int | None) -> Image.Image:
-    """An image file in RGB, upright as its EXIF orientation says, brought to ``size`` pixels a side where that is given.
+    """An image file in RGB, upright as its EXIF orientation says, brought to ``size`` pixels a side if that is given.
 
     16 bits a channel become 8 (divided by 257), transparent pixels are laid on black.
 
