@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -56,6 +56,29 @@ def check_int(name: str, value: Any, low: int) -> int:
     if value < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return int(value)
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Return ``value`` if it is a boolean.
+
+    Raises:
+        TypeError: it is not (0 and 1 are not).
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, got {value!r} of type {type(value).__name__}")
+    return value
+
+
+def check_per_channel(name: str, values: Any, channels: int, above: float) -> tuple[float, ...]:
+    """Return ``values`` as a tuple if they are finite numbers, one for each channel, each greater than ``above``.
+
+    Raises:
+        TypeError: one of them is not a number.
+        ValueError: they are not as many as channels, or one is out of range.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != channels:
+        raise ValueError(f"{name} must have a number for each of the {channels} channels, got {values!r}")
+    return tuple(check_real(name, value, above, math.inf, low_open=True, high_open=True) for value in values)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:

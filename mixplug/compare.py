@@ -17,7 +17,7 @@ from mixplug.environment import describe_environment
 from mixplug.experiment import Experiment, Progress
 from mixplug.recipes import Recipe, to_plain
 from mixplug.results import Comparison
-from mixplug.run_files import STARTED, load_run, save_run, write
+from mixplug.run_files import STARTED, check_data, load_run, save_run, write
 from mixplug.tables import comparison_table, measured
 
 Announce = Callable[[str], None]
@@ -44,7 +44,7 @@ def compare(
         checked: Whether every method is known to build.
 
     Raises:
-        RecipeError: ``out`` holds runs of other settings.
+        RecipeError: ``out`` holds runs of other settings or data.
     """
     cells = cells_of(recipe)
     (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,11 @@ def compare(
         if runs[cell] is None:
             method, seed = cell
             name = f"[{number}/{len(cells)}] {recipe.methods[method].label}, seed {seed}"
-            result = Experiment(recipe, method, seed, named(progress, name)).run()
-            save_run(recipe, method, seed, out, result)
+            experiment = Experiment(recipe, method, seed, named(progress, name))
+            data = experiment.inputs.summary
+            check_data((other for other, run in runs.items() if run is not None), out, data)
+            result = experiment.run()
+            save_run(recipe, method, seed, out, result, data)
             runs[cell] = result
             announce(f"{name}: accuracy {100 * result.accuracy:.2f}% in {result.seconds:.1f} s")
     finished = Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None})

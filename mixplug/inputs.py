@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from mixplug.data.datasets import DataSplit, load_dataset
+from mixplug.data.datasets import DataSplit, UnlabelledImages, load_dataset, load_unlabelled
 from mixplug.data.multitask import MultiTaskEvalLoader, MultiTaskLoader
-from mixplug.recipes import DataConfig, ImagesConfig, Recipe
+from mixplug.recipes import ImagesConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Inputs:
         ssl: Batches of other images for self-supervised learning; None where they are the labelled ones.
         shape: Channels, height and width of all images.
         tasks: Classes of each task by name; one nameless task where there is one.
+        summary: What was loaded, as primitives: by the section of the recipe, numbers of images and of classes, and
+            their shape.
     """
 
     train: Any
@@ -30,6 +34,7 @@ class Inputs:
     ssl: Any
     shape: tuple[int, int, int]
     tasks: dict[str, int]
+    summary: dict[str, dict[str, Any]]
 
 
 def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
@@ -45,17 +50,25 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         ValueError: a setting is out of range, or data sets do not go together.
         FileNotFoundError: data is not there.
     """
-    if recipe.tasks:
-        splits = {name: _load_task(name, config, seed) for name, config in recipe.task_data().items()}
-    else:
-        splits = {"": _load(recipe.data, seed)}
     configs = recipe.task_data() or {"": recipe.data}
+    splits: dict[str, DataSplit] = {}
+    train, evaluation, summary = {}, {}, {}
+    for name, config in configs.items():
+        key = f"tasks.{name}" if name else "data"
+        with _naming(key):
+            split = load_dataset(config.dataset, config.fraction, seed, **_options(config), test=config.test, key=key)
+            train[name] = split.train_loader(recipe.data.batch_size, **_pipeline(recipe, config, seed, device))
+            evaluation[name] = split.eval_loader(
+                recipe.data.eval_batch_size, device=device, workers=recipe.data.workers
+            )
+        splits[name] = split
+        summary[key] = {
+            "training_images": len(split.train),
+            "test_images": len(split.test),
+            "classes": split.classes,
+            "shape": list(split.shape),
+        }
     tasks = {name: split.classes for name, split in splits.items()}
-    train = {n: _train_loader(recipe, configs[n], split, seed, device) for n, split in splits.items()}
-    evaluation = {
-        name: split.eval_loader(recipe.data.eval_batch_size, device=device, workers=recipe.data.workers)
-        for name, split in splits.items()
-    }
     shapes = {name: split.shape for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(
@@ -64,58 +77,65 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         )
     first = next(iter(splits.values()))
     several = len(tasks) > 1
+    other = _load_ssl(recipe, first.shape, seed)
+    ssl = None
+    if recipe.ssl_data is not None and other is not None:
+        with _naming("ssl_data"):
+            ssl = other.loader(recipe.data.batch_size, **_pipeline(recipe, recipe.ssl_data, seed, device))
+        summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
     return Inputs(
         train=MultiTaskLoader(train, tasks, seed) if several else train[""],
         evaluation=MultiTaskEvalLoader(evaluation, tasks) if several else evaluation[""],
-        ssl=_ssl_loader(recipe, first.shape, seed, device),
+        ssl=ssl,
         shape=first.shape,
         tasks=tasks,
+        summary=summary,
     )
 
 
-def _load_task(name: str, config: DataConfig, seed: int) -> DataSplit:
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Have the messages of errors say which section of the recipe they are about."""
     try:
-        return _load(config, seed)
+        yield
     except (ValueError, TypeError, OSError) as error:
-        raise type(error)(f"tasks.{name}: {error}") from error
+        if f"{key}." in str(error):
+            raise
+        kind = next(k for k in (FileNotFoundError, OSError, TypeError, ValueError) if isinstance(error, k))
+        raise kind(f"{key}: {error}") from error
 
 
-def _ssl_loader(recipe: Recipe, labelled: tuple[int, int, int], seed: int, device: torch.device) -> Any:
+def _load_ssl(recipe: Recipe, labelled: tuple[int, int, int], seed: int) -> UnlabelledImages | None:
     config = recipe.ssl_data
     if config is None:
         return None
     _, height, width = labelled
     if config.image_size is None and height == width:
         config = dataclasses.replace(config, image_size=height)
-    try:
-        split = _load(config, seed)
-    except (ValueError, TypeError, OSError) as error:
-        raise type(error)(f"ssl_data: {error}") from error
-    if split.shape != labelled:
+    with _naming("ssl_data"):
+        other = load_unlabelled(config.dataset, config.fraction, seed, **_options(config))
+    if other.shape != labelled:
         raise ValueError(
-            f"ssl_data: its images are {split.shape}, the labelled ones {labelled} (channels, height, width); "
+            f"ssl_data: its images are {other.shape}, the labelled ones {labelled} (channels, height, width); "
             f"set ssl_data.image_size, and use images of as many channels"
         )
-    return _train_loader(recipe, config, split, seed, device)
+    return other
 
 
-def _load(config: ImagesConfig, seed: int) -> DataSplit:
-    options = {
+def _options(config: ImagesConfig) -> dict[str, Any]:
+    """Of how to load images, what all sections of a recipe have."""
+    return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(ImagesConfig)
         if field.name not in ("dataset", "fraction", "crop_padding", "flip")
     }
-    if isinstance(config, DataConfig):
-        options["test"] = config.test
-    return load_dataset(config.dataset, config.fraction, seed, **options)
 
 
-def _train_loader(recipe: Recipe, config: ImagesConfig, split: DataSplit, seed: int, device: torch.device) -> Any:
-    return split.train_loader(
-        recipe.data.batch_size,
-        crop_padding=config.crop_padding,
-        flip=config.flip,
-        seed=seed,
-        device=device,
-        workers=recipe.data.workers,
-    )
+def _pipeline(recipe: Recipe, config: ImagesConfig, seed: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "crop_padding": config.crop_padding,
+        "flip": config.flip,
+        "seed": seed,
+        "device": device,
+        "workers": recipe.data.workers,
+    }

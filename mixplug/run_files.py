@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -29,8 +30,17 @@ def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     return json.loads(json.dumps({**plain, "method": own}))
 
 
-def save_run(recipe: Recipe, method: str, seed: int, out: Path, result: RunResult) -> None:
-    """Write a finished run."""
+def save_run(recipe: Recipe, method: str, seed: int, out: Path, result: RunResult, data: dict[str, Any]) -> None:
+    """Write a finished run.
+
+    Args:
+        recipe: Its recipe.
+        method: Key of its method.
+        seed: Its seed.
+        out: The folder that it is a run of.
+        result: What was measured.
+        data: What was loaded, :class:`mixplug.inputs.Inputs`'s summary.
+    """
     numbers, arrays = run_paths(method, seed, out)
     if result.reconstruction is not None:
         part = arrays.with_name(arrays.name + ".part")
@@ -38,8 +48,42 @@ def save_run(recipe: Recipe, method: str, seed: int, out: Path, result: RunResul
             np.savez_compressed(file, **{k: v.numpy() for k, v in result.reconstruction._asdict().items()})
         part.replace(arrays)
     # The numbers come last: they are what says that the run is finished.
-    content = {"settings": settings_of(recipe, method), "result": result.numbers(), **describe_environment()}
+    settings = settings_of(recipe, method)
+    content = {"settings": settings, "data": data, "result": result.numbers(), **describe_environment()}
     write(numbers, json.dumps(content, indent=1))
+
+
+def check_data(cells: Iterable[tuple[str, int]], out: Path, data: dict[str, Any]) -> None:
+    """Refuse to go on beside finished runs whose data had other numbers of images or classes, or another shape.
+
+    Args:
+        cells: Methods and seeds of the finished runs; those written before files said what was loaded pass.
+        out: Their folder.
+        data: What was loaded now, :class:`mixplug.inputs.Inputs`'s summary.
+
+    Raises:
+        RecipeError: one had other data; the message names what differs.
+    """
+    now = _flat(data)
+    for method, seed in cells:
+        recorded = json.loads(run_paths(method, seed, out)[0].read_text()).get("data")
+        if recorded is None:
+            continue
+        then = _flat(recorded)
+        different = [
+            f"{name} was {then.get(name)}, now {now.get(name)}"
+            for name in then | now
+            if then.get(name) != now.get(name)
+        ]
+        if different:
+            raise RecipeError(
+                f"{out} holds a run of {method!r}, seed {seed}, with other data: {'; '.join(different)}; put the data "
+                f"back as it was, choose another --out or remove that folder"
+            )
+
+
+def _flat(data: dict[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{name}": value for section, content in data.items() for name, value in content.items()}
 
 
 def load_run(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | None:

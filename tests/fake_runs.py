@@ -52,6 +52,10 @@ def _comparison(recipe: Recipe, tasks: tuple[str, ...]) -> Comparison:
     )
 
 
+DATA = {"data": {"training_images": 6, "test_images": 4, "classes": 2, "shape": [3, 8, 8]}}
+"""What a fake run was made of."""
+
+
 class FakeExperiment:
     """Stands for an Experiment: builds at once, trains at once, and counts both."""
 
@@ -61,6 +65,7 @@ class FakeExperiment:
     def __init__(self, recipe: Recipe, method: str, seed: int, progress: object = None) -> None:
         self.arguments = recipe, method, seed
         self.trainer = SimpleNamespace(close=lambda: None)
+        self.inputs = SimpleNamespace(summary=DATA)
         self.built.append((method, seed))
 
     def run(self) -> RunResult:

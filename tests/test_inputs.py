@@ -68,13 +68,34 @@ def test_other_images_for_ssl_of_other_size_and_number(tmp_path):
     ("ssl_data", "error", "message"),
     [
         ("{dataset: digits}", ValueError, r"ssl_data: its images are \(1, 8, 8\), the labelled ones \(3, 8, 8\)"),
-        ("{dataset: image_folder, root: nowhere}", FileNotFoundError, "ssl_data: .*nowhere"),
-        ("{dataset: digits, fraction: 0}", ValueError, "ssl_data: data.fraction"),
+        ("{dataset: image_folder, root: nowhere}", FileNotFoundError, r"nowhere is no folder.*ssl_data\.root"),
+        ("{dataset: digits, fraction: 0}", ValueError, r"^ssl_data\.fraction"),
+        ("{dataset: digits, mean: [1, 2]}", ValueError, r"^ssl_data\.mean"),
+        ("{dataset: image_folder, root: '.', image_size: 0}", ValueError, r"^ssl_data\.image_size"),
     ],
 )
 def test_other_images_that_do_not_fit(tmp_path, ssl_data, error, message):
     recipe = folder_recipe(image_files.train_and_test(tmp_path), f"ssl_data={ssl_data}")
     with pytest.raises(error, match=message):
+        make_inputs(recipe, 0, CPU)
+
+
+def test_other_images_need_neither_classes_nor_a_test(tmp_path):
+    image_files.train_and_test(tmp_path / "labelled")
+    (tmp_path / "other").mkdir()
+    for i in range(10):
+        image_files.picture(i, 20).save(tmp_path / "other" / f"{i}.jpg")
+    recipe = folder_recipe(
+        tmp_path / "labelled", f"ssl_data={{dataset: image_folder, root: {tmp_path / 'other'}, crop_padding: 1}}"
+    )
+    inputs = make_inputs(recipe, 0, CPU)
+    assert sum(len(images) for images, _ in inputs.ssl) == 10
+    assert inputs.summary == {
+        "data": {"training_images": 12, "test_images": 12, "classes": 2, "shape": [3, 8, 8]},
+        "ssl_data": {"training_images": 10, "shape": [3, 8, 8]},
+    }
+    recipe.ssl_data.crop_padding = -1
+    with pytest.raises(ValueError, match=r"^ssl_data: crop_padding must be"):
         make_inputs(recipe, 0, CPU)
 
 
@@ -91,6 +112,7 @@ def test_several_tasks(tmp_path):
     recipe = two_tasks(tmp_path)
     inputs = make_inputs(recipe, 0, CPU)
     assert inputs.tasks == {"pets": 2, "farm": 3}
+    assert [inputs.summary[f"tasks.{name}"]["training_images"] for name in inputs.tasks] == [12, 15]
     images, labels = next(iter(inputs.train))
     assert images.shape == (8, 3, 8, 8), "four images of each task"
     assert (labels < 2).tolist() == [True, False] * 4
@@ -110,5 +132,5 @@ def test_tasks_of_other_shapes(tmp_path):
 def test_a_task_whose_data_is_not_there(tmp_path):
     recipe = two_tasks(tmp_path)
     recipe.tasks["farm"]["root"] = "nowhere"
-    with pytest.raises(FileNotFoundError, match=r"tasks\.farm: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"tasks\.farm\.root='nowhere'"):
         make_inputs(recipe, 0, CPU)

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from mixplug import MAE, backbone_of
-from mixplug.data.datasets import DataSplit
+from mixplug.data.datasets import DataSplit, UnlabelledImages
 from mixplug.data.images import MemoryImages
 from mixplug.experiment import Experiment
 from mixplug.recipe_files import describe, shipped_name, shipped_recipes
@@ -236,6 +236,11 @@ def generated(name, fraction=1.0, seed=0, *, image_size=None, **options):
     return DataSplit(images, images, classes, statistics, statistics)
 
 
+def generated_unlabelled(*arguments, **options):
+    split = generated(*arguments, **options)
+    return UnlabelledImages(split.train, split.mean, split.std)
+
+
 def test_the_name_of_a_recipe(tmp_path):
     small = ROOT / "recipes" / "small" / "cifar10.yaml"
     assert [shipped_name(r) for r in ("cifar10", "small/cifar10", small)] == [
@@ -249,6 +254,7 @@ def test_the_name_of_a_recipe(tmp_path):
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_is_valid_documented_and_trains(name, monkeypatch):
     monkeypatch.setattr("mixplug.inputs.load_dataset", generated)
+    monkeypatch.setattr("mixplug.inputs.load_unlabelled", generated_unlabelled)
     path = shipped_recipes()[name]
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert len(header) >= 5, "a header says what it is, how to launch it and what to expect"

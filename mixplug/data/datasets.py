@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from mixplug.checks import check_choice, check_int
-from mixplug.data.folders import read_folder
+from mixplug.checks import check_bool, check_choice, check_int, check_per_channel
+from mixplug.data.cache import ByteBoundedCache
+from mixplug.data.folders import read_folder, read_unlabelled
 from mixplug.data.images import FileImages, MemoryImages, Pipeline
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.subsets import draw
@@ -46,6 +47,11 @@ class DataSplit:
         """Channels, height and width of an image."""
         return self.train.shape
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the images in memory take, in bytes."""
+        return sum(part.nbytes for part in (self.train, self.test) if isinstance(part, MemoryImages))
+
     def train_loader(self, batch_size: int, **options: Any) -> ImageLoader | DataLoader:
         """Shuffled batches of the training images; ``options`` are :class:`mixplug.data.images.Pipeline`'s."""
         return self.train.loader(Pipeline(batch_size, self.mean, self.std, **{"shuffle": True, **options}))
@@ -53,6 +59,30 @@ class DataSplit:
     def eval_loader(self, batch_size: int, **options: Any) -> ImageLoader | DataLoader:
         """Batches of the test images in their order."""
         return self.test.loader(Pipeline(batch_size, self.mean, self.std, **options))
+
+
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """Images for self-supervised learning.
+
+    Attributes:
+        images: Images, or the share of them that was drawn; whatever their labels are, they mean nothing.
+        mean: What to subtract from images in [0, 1], one number for each channel.
+        std: What to divide them by then.
+    """
+
+    images: MemoryImages | FileImages
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.images.shape
+
+    def loader(self, batch_size: int, **options: Any) -> ImageLoader | DataLoader:
+        """Shuffled batches of them; ``options`` are :class:`mixplug.data.images.Pipeline`'s."""
+        return self.images.loader(Pipeline(batch_size, self.mean, self.std, **{"shuffle": True, **options}))
 
 
 @dataclass(frozen=True)
@@ -89,6 +119,7 @@ def load_dataset(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     in_memory: bool | None = None,
+    key: str = "data",
 ) -> DataSplit:
     """Load a data set and keep a random share of its training images.
 
@@ -107,43 +138,104 @@ def load_dataset(
         std: What to divide them by then.
         in_memory: Decode an image_folder's images once in a process and keep them as uint8; None where they take less
             than 4 GiB. Else workers read them.
+        key: What messages call these options.
 
     Raises:
         TypeError: an option has the wrong type.
-        ValueError: an unknown name, an option out of range, or one that this data set does not have.
+        ValueError: an unknown name, an option out of range, one that this data set does not have, or training and test
+            images of different sizes.
         FileNotFoundError: the data is not there; the message says how to get it.
+        OSError: torchvision could not fetch it.
     """
-    check_choice("data.dataset", name, DATASETS)
-    if image_size is not None:
-        check_int("data.image_size", image_size, 1)
-    if name != "image_folder":
-        for option, given, default in (("train", train, "train"), ("test", test, ""), ("in_memory", in_memory, None)):
-            if given != default:
-                raise ValueError(f"data.{option} is for an image_folder, not for {name!r}; leave it out")
-    if download and name not in _TORCHVISION:
-        raise ValueError(f"data.download=true is for {list(_TORCHVISION)}, not for {name!r}; leave it out")
+    _check_options(key, name, root, download, image_size, train, in_memory)
+    if not isinstance(test, str):
+        raise TypeError(f"{key}.test must be the name of a folder, or empty, got {test!r}")
+    if test and name != "image_folder":
+        raise ValueError(f"{key}.test is for an image_folder, not for {name!r}; leave it out")
     if name == "image_folder":
-        files, held_out, classes = read_folder(root, train, test, image_size)
+        files, held_out, classes = read_folder(root, train, test, image_size, key)
         whole = DataSplit(files, held_out, classes, *IMAGENET_STATISTICS)
     else:
-        whole = _by_name(name, str(root), download, image_size)
-    split = replace(
-        whole,
-        train=whole.train.subset(draw(whole.train.labels, fraction, seed, sampling)),
-        mean=_statistic("mean", mean, whole.mean),
-        std=_statistic("std", std, whole.std),
-    )
-    if isinstance(split.train, FileImages) and isinstance(split.test, FileImages):
-        size = (len(split.train) + len(split.test)) * torch.Size(split.shape).numel()
-        if in_memory or (in_memory is None and size < IN_MEMORY_BYTES):
-            return replace(split, train=_decoded(split.train), test=_decoded(split.test))
+        whole = _by_name(name, str(root), download, image_size, key)
+    mean, std = _statistics(key, mean, std, whole.mean, whole.std)
+    drawn = whole.train.subset(draw(whole.train.labels, fraction, seed, sampling, key))
+    split = replace(whole, train=drawn, mean=mean, std=std)
+    if split.train.shape != split.test.shape:
+        raise ValueError(
+            f"training images are {split.train.shape[1:]} and test images {split.test.shape[1:]} (height, width); "
+            f"set {key}.image_size, to which all are then brought"
+        )
+    if _fit(in_memory, split.train, split.test):
+        return replace(split, train=_decoded(split.train), test=_decoded(split.test))
     return split
 
 
-# The runs of a comparison share data, in this cache and the one below: no run changes it.
-@lru_cache(maxsize=4)
-def _by_name(name: str, root: str, download: bool, image_size: int | None) -> DataSplit:
-    split = _digits() if name == "digits" else _from_torchvision(_TORCHVISION[name], root, download)
+def load_unlabelled(
+    name: str,
+    fraction: float = 1.0,
+    seed: int = 0,
+    *,
+    root: str | Path = "data",
+    download: bool = False,
+    train: str = "train",
+    sampling: str = "uniform",
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    in_memory: bool | None = None,
+    key: str = "ssl_data",
+) -> UnlabelledImages:
+    """Load the training images of a data set and keep a random share of them, for self-supervised learning.
+
+    Arguments and errors are those of :func:`load_dataset`, but an image_folder needs neither classes nor test images:
+    its images are all that lie anywhere in ``root/train``, or in ``root`` where that has no folder 'train'. It has no
+    labels to draw a stratified share by.
+    """
+    _check_options(key, name, root, download, image_size, train, in_memory)
+    statistics = IMAGENET_STATISTICS
+    images: MemoryImages | FileImages
+    if name == "image_folder":
+        if sampling == "stratified":
+            raise ValueError(f"{key}.sampling='stratified' needs labels, which are not read here; use 'uniform'")
+        images = read_unlabelled(root, train, image_size, key)
+    else:
+        known = _by_name(name, str(root), download, image_size, key)
+        images, statistics = known.train, (known.mean, known.std)  # type: ignore[assignment]
+    mean, std = _statistics(key, mean, std, *statistics)
+    images = images.subset(draw(images.labels, fraction, seed, sampling, key))
+    return UnlabelledImages(_decoded(images) if _fit(in_memory, images) else images, mean, std)
+
+
+def _check_options(key: str, name: Any, root: Any, download: Any, image_size: Any, train: Any, in_memory: Any) -> None:
+    check_choice(f"{key}.dataset", name, DATASETS)
+    if not isinstance(root, (str, Path)) or not isinstance(train, str):
+        raise TypeError(
+            f"{key}.root must be the path of a folder and {key}.train a name, got {root!r} and {train!r}; leave them "
+            f"out for 'data' and 'train'"
+        )
+    check_bool(f"{key}.download", download)
+    if image_size is not None:
+        check_int(f"{key}.image_size", image_size, 1)
+    if in_memory is not None:
+        check_bool(f"{key}.in_memory", in_memory)
+    if name != "image_folder":
+        for option, given, default in (("train", train, "train"), ("in_memory", in_memory, None)):
+            if given != default:
+                raise ValueError(f"{key}.{option} is for an image_folder, not for {name!r}; leave it out")
+    if download and name not in _TORCHVISION:
+        raise ValueError(f"{key}.download=true is for {list(_TORCHVISION)}, not for {name!r}; leave it out")
+
+
+_CACHE = ByteBoundedCache(IN_MEMORY_BYTES)
+"""The runs of a comparison share data: no run changes it."""
+
+
+def _by_name(name: str, root: str, download: bool, image_size: int | None, key: str) -> DataSplit:
+    return _CACHE.get((name, root, image_size), lambda: _read_by_name(name, root, download, image_size, key))
+
+
+def _read_by_name(name: str, root: str, download: bool, image_size: int | None, key: str) -> DataSplit:
+    split = _digits() if name == "digits" else _from_torchvision(_TORCHVISION[name], root, download, key)
     if image_size is None or split.shape[1:] == (image_size, image_size):
         return split
     assert isinstance(split.train, MemoryImages)
@@ -151,13 +243,17 @@ def _by_name(name: str, root: str, download: bool, image_size: int | None) -> Da
     return replace(split, train=_resized(split.train, image_size), test=_resized(split.test, image_size))
 
 
-@lru_cache(maxsize=4)
-def _decoded_once(paths: tuple[Path, ...], labels: tuple[int, ...], size: int | None) -> MemoryImages:
-    return FileImages(paths, torch.tensor(labels), size).in_memory()
+def _fit(in_memory: bool | None, *parts: MemoryImages | FileImages) -> bool:
+    """Whether to decode what is in files yet."""
+    if in_memory is not None:
+        return in_memory
+    return sum(len(part) * torch.Size(part.shape).numel() for part in parts) < IN_MEMORY_BYTES
 
 
-def _decoded(files: FileImages) -> MemoryImages:
-    return _decoded_once(files.paths, tuple(files.labels.tolist()), files.size)
+def _decoded(images: MemoryImages | FileImages) -> MemoryImages:
+    if isinstance(images, MemoryImages):
+        return images
+    return _CACHE.get((images.paths, tuple(images.labels.tolist()), images.size), images.in_memory)
 
 
 def _digits() -> DataSplit:
@@ -174,7 +270,7 @@ def _digits() -> DataSplit:
     )
 
 
-def _from_torchvision(known: _Known, root: str, download: bool) -> DataSplit:
+def _from_torchvision(known: _Known, root: str, download: bool, key: str) -> DataSplit:
     import torchvision.datasets
 
     kind = getattr(torchvision.datasets, known.torchvision)
@@ -185,12 +281,15 @@ def _from_torchvision(known: _Known, root: str, download: bool) -> DataSplit:
             which = {"split": "train" if is_train else "test"}
         try:
             data = kind(str(Path(root).expanduser()), download=download, **which)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             if download:
-                raise
+                raise OSError(
+                    f"torchvision could not fetch {known.torchvision} into {key}.root={root!r} ({error}); connect to "
+                    f"the internet, or put its files there from elsewhere and leave {key}.download out"
+                ) from error
             raise FileNotFoundError(
-                f"{known.torchvision} is not in data.root={root!r} as torchvision keeps it ({error}); set "
-                f"data.download=true to have torchvision fetch it, set data.root to where it is, or use dataset: "
+                f"{known.torchvision} is not in {key}.root={root!r} as torchvision keeps it ({error}); set "
+                f"{key}.download=true to have torchvision fetch it, set {key}.root to where it is, or use dataset: "
                 f"image_folder for a tree of image files"
             ) from error
         images = torch.as_tensor(data.data)
@@ -210,9 +309,16 @@ def _resized(images: MemoryImages, size: int) -> MemoryImages:
     return MemoryImages(torch.cat(batches), images.labels)
 
 
-def _statistic(name: str, given: Sequence[float] | None, default: tuple[float, ...]) -> tuple[float, ...]:
-    if given is None:
-        return default
-    if len(given) != len(default):
-        raise ValueError(f"data.{name} must have a number for each of the {len(default)} channels, got {list(given)!r}")
-    return tuple(given)
+def _statistics(
+    key: str,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    stated_mean: tuple[float, ...],
+    stated_std: tuple[float, ...],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What was given, else what is stated."""
+    channels = len(stated_mean)
+    return (
+        stated_mean if mean is None else check_per_channel(f"{key}.mean", mean, channels, -math.inf),
+        stated_std if std is None else check_per_channel(f"{key}.std", std, channels, 0),
+    )

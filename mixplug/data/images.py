@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from mixplug.checks import check_bool, check_int, check_per_channel
 from mixplug.data.loaders import ImageLoader, rank_and_processes
 
 
@@ -32,6 +35,11 @@ class Pipeline:
         seed: Of order and augmentation.
         device: Where images that are kept in memory lie; None for the CPU.
         workers: Processes that read images that are files.
+
+    Raises:
+        TypeError: an attribute has the wrong type.
+        ValueError: a number is out of range (``batch_size`` below 1, ``crop_padding``, ``seed`` or ``workers`` below 0,
+            ``std`` not above 0) or infinite; or, in :meth:`for_channels`, the numbers are not one for each channel.
     """
 
     batch_size: int
@@ -43,6 +51,19 @@ class Pipeline:
     seed: int = 0
     device: torch.device | str | None = None
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_int("batch_size", self.batch_size, 1)
+        for name in ("crop_padding", "seed", "workers"):
+            check_int(name, getattr(self, name), 0)
+        for name in ("shuffle", "flip"):
+            check_bool(name, getattr(self, name))
+
+    def for_channels(self, channels: int) -> Pipeline:
+        """This one, whose mean and std are checked to be for ``channels`` channels."""
+        check_per_channel("mean", self.mean, channels, -math.inf)
+        check_per_channel("std", self.std, channels, 0)
+        return self
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,11 @@ class MemoryImages:
         return len(self.labels)
 
     @property
+    def nbytes(self) -> int:
+        """Memory that they take, in bytes."""
+        return self.images.nbytes + self.labels.nbytes
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
         channels, height, width = self.images.shape[1:]
@@ -72,7 +98,7 @@ class MemoryImages:
 
     def loader(self, pipeline: Pipeline) -> ImageLoader:
         """Batches of them, made on ``pipeline.device``."""
-        p = pipeline
+        p = pipeline.for_channels(self.shape[0])
         return ImageLoader(
             self.images,
             self.labels,
@@ -95,32 +121,44 @@ class FileImages:
         paths: The files.
         labels: ``(N,)``, long.
         size: Height and width to bring images to; None if all have one size of their own.
+        key: What messages call the settings of these images.
     """
 
     paths: tuple[Path, ...] = field(repr=False)
     labels: Tensor = field(repr=False)
     size: int | None = None
+    key: str = "data"
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width, of the first image where no size is given."""
-        channels, height, width = self.read(0).shape
-        return channels, height, width
+        """Channels, height and width, of the first image (its file's header) where no size is given."""
+        return 3, *(_size_of(self.paths[0]) if self.size is None else (self.size, self.size))
 
     def subset(self, index: Tensor) -> FileImages:
         """The images that ``index`` ``(n,)`` names, in its order."""
-        return FileImages(tuple(self.paths[i] for i in index.tolist()), self.labels[index], self.size)
+        return FileImages(tuple(self.paths[i] for i in index.tolist()), self.labels[index], self.size, self.key)
 
     def read(self, number: int) -> np.ndarray:
         """One image, ``(3, H, W)``, uint8.
 
         Raises:
-            ValueError: the file is no image.
+            ValueError: the file is no image, or it has another size than the first one and none is given.
         """
-        return np.asarray(read_square(self.paths[number], self.size)).transpose(2, 0, 1)
+        return np.asarray(self.open(number)).transpose(2, 0, 1)
+
+    def open(self, number: int) -> Image.Image:
+        """One image, as :meth:`read` gives it."""
+        image = read_square(self.paths[number], self.size)
+        size = image.height, image.width
+        if size != self.shape[1:]:
+            raise ImageError(
+                f"images must have one size: {self.paths[0]} is {self.shape[1:]} and {self.paths[number]} {size} "
+                f"(height, width); set {self.key}.image_size, to which all are then brought"
+            )
+        return image
 
     def in_memory(self) -> MemoryImages:
         """All of them decoded, by as many threads as there are cores.
@@ -131,13 +169,7 @@ class FileImages:
         images = np.empty((len(self), *self.shape), np.uint8)
 
         def fill(number: int) -> None:
-            image = self.read(number)
-            if image.shape != self.shape:
-                raise ValueError(
-                    f"images must have one size: {self.paths[0]} is {self.shape[1:]} and {self.paths[number]} "
-                    f"{image.shape[1:]} (height, width); set data.image_size, to which all are then brought"
-                )
-            images[number] = image
+            images[number] = self.read(number)
 
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(fill, range(len(self))):
@@ -146,17 +178,12 @@ class FileImages:
 
     def loader(self, pipeline: Pipeline) -> DataLoader:
         """Batches of them, read and augmented image by image in ``pipeline.workers`` processes."""
-        dataset = _Transformed(self, pipeline)
+        dataset = _Transformed(self, pipeline.for_channels(self.shape[0]))
         rank, processes = rank_and_processes()
         # A sampler seeded by epoch: the order does not depend on how much randomness training uses.
         sampler: Any = DistributedSampler(dataset, processes, rank, shuffle=pipeline.shuffle, seed=pipeline.seed)
-        return DataLoader(
-            dataset,
-            pipeline.batch_size,
-            sampler=sampler,
-            num_workers=pipeline.workers,
-            persistent_workers=pipeline.workers > 0,
-        )
+        # New workers for each pass: those that stay go on with random numbers that no checkpoint holds.
+        return DataLoader(dataset, pipeline.batch_size, sampler=sampler, num_workers=pipeline.workers)
 
 
 class _Transformed(Dataset):
@@ -179,23 +206,71 @@ class _Transformed(Dataset):
         return len(self.files)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        image = read_square(self.files.paths[number], self.files.size)
-        return self.transform(image), self.files.labels[number]
+        return self.transform(self.files.open(number)), self.files.labels[number]
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used.
+
+    Args:
+        message: What is wrong with it; of the traceback out of a worker process that PyTorch makes the message, the
+            last error's own is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].rstrip())
 
 
 def read_square(path: Path, size: int | None) -> Image.Image:
-    """An image file in RGB, brought to ``size`` pixels a side where that is given.
+    """An image file in RGB, upright as its EXIF orientation says, brought to ``size`` pixels a side if that is given.
+
+    16 bits a channel become 8 (divided by 257), transparent pixels are laid on black.
 
     Raises:
-        ValueError: the file is no image that Pillow can read.
+        ValueError: the file is no image that Pillow can read, has too many pixels or holds floats.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); mend it or take it away") from error
+    with _opened(path) as file:
+        image = _as_rgb(ImageOps.exif_transpose(file), path)
     if size is None or image.size == (size, size):
         return image
     from torchvision.transforms import functional as TF
 
     return TF.center_crop(TF.resize(image, size, antialias=True), size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as file:
+            yield file
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} has too many pixels to be read ({error}); make it smaller or take it away") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ImageError(f"{path} cannot be read as an image ({error}); mend it or take it away") from error
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image once upright, from its file's header."""
+    with _opened(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by a quarter
+    return (width, height) if turned else (height, width)
+
+
+def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError(
+            f"{path} holds floating point numbers (mode F), whose range is not known; write it with 8 or 16 bits"
+        )
+    if image.mode.startswith("I"):  # "I", "I;16", "I;16B", ...: Pillow would clip what is above 255 to white
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ImageError(
+                f"{path} has values from {pixels.min()} to {pixels.max()}; an image of integers must have 16 bits, "
+                f"0 to 65535"
+            )
+        return Image.fromarray(((pixels + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", above.size, (0, 0, 0, 255)), above).convert("RGB")
+    return image.convert("RGB")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_collate
 
-from mixplug.checks import check_int, check_real
+from mixplug.checks import check_int, check_per_channel
 from mixplug.data.augmentation import crop, flip, normalise, resize
 
 
@@ -175,9 +175,7 @@ def _check_data(images: Tensor, labels: Tensor) -> None:
 
 def _per_channel(name: str, values: Sequence[float], channels: int, above: float) -> Tensor:
     """``(C, 1, 1)``, to broadcast over images."""
-    if not isinstance(values, Sequence) or len(values) != channels:
-        raise ValueError(f"{name} must have a number for each of the {channels} channels, got {values!r}")
-    numbers = [check_real(name, value, above, math.inf, low_open=True, high_open=True) for value in values]
+    numbers = check_per_channel(name, values, channels, above)
     return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
 
 

@@ -10,7 +10,7 @@ from mixplug.checks import check_choice, check_real
 SAMPLINGS = ("uniform", "stratified")
 
 
-def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "uniform") -> Tensor:
+def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "uniform", key: str = "data") -> Tensor:
     """Which images to keep, a function of the arguments.
 
     Args:
@@ -19,6 +19,7 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
         seed: Of the draw.
         sampling: 'uniform' (Li et al.: "randomly select a fraction of p data points") or 'stratified': each class
             keeps its share, up to one image (largest remainders).
+        key: What messages call the settings of these images.
 
     Returns:
         Indices ``(n,)`` in random order; all in their own order where ``fraction`` is 1.
@@ -27,15 +28,15 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
         TypeError: ``fraction`` is not a number.
         ValueError: it is outside of (0, 1] or leaves no image, or ``sampling`` is unknown.
     """
-    check_real("data.fraction", fraction, 0, 1, low_open=True)
-    check_choice("data.sampling", sampling, SAMPLINGS)
+    check_real(f"{key}.fraction", fraction, 0, 1, low_open=True)
+    check_choice(f"{key}.sampling", sampling, SAMPLINGS)
     count = len(labels)
     if fraction == 1:
         return torch.arange(count)
     kept = round(count * fraction)
     if kept < 1:
         raise ValueError(
-            f"data.fraction={fraction} leaves none of the {count} training images; use at least {1 / count:.2g}"
+            f"{key}.fraction={fraction} leaves none of the {count} training images; use at least {1 / count:.2g}"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     if sampling == "uniform":

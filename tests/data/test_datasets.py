@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from urllib.error import URLError
+
 import image_files
 import pytest
 import torch
 import torchvision
 
-from mixplug.data.datasets import load_dataset
+from mixplug.data.cache import ByteBoundedCache
+from mixplug.data.datasets import load_dataset, load_unlabelled
+from mixplug.data.images import Pipeline
 from mixplug.data.loaders import ImageLoader
 
 
@@ -108,6 +113,97 @@ def test_missing_data_says_how_to_get_it(tmp_path, name):
 def test_options_that_the_data_does_not_have(options, message):
     with pytest.raises(ValueError, match=message):
         load_dataset("digits", **options)
+
+
+BAD_PIPELINES = [
+    ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
+    ({"seed": -1}, ValueError, "seed must be a whole number of at least 0"),
+    ({"workers": -1}, ValueError, "workers must be a whole number of at least 0"),
+    ({"workers": 1.0}, TypeError, "workers must be a whole number"),
+    ({"crop_padding": -2}, ValueError, "crop_padding must be a whole number of at least 0"),
+    ({"shuffle": 1}, TypeError, "shuffle must be true or false, got 1"),
+    ({"flip": "yes"}, TypeError, "flip must be true or false, got 'yes'"),
+    ({"mean": (float("nan"),) * 3}, ValueError, "mean must be a number in .*got nan"),
+    ({"mean": (0.1,)}, ValueError, "mean must have a number for each of the 3 channels"),
+    ({"std": (0.1, 0.1, 0)}, ValueError, r"std must be a number in \(0, inf\), got 0"),
+    ({"std": ("1", "1", "1")}, TypeError, "std must be a number"),
+]
+
+
+@pytest.mark.parametrize("kind", ["memory", "files"])
+@pytest.mark.parametrize(("options", "error", "message"), BAD_PIPELINES)
+def test_pipelines_that_memory_and_files_refuse_alike(tmp_path, kind, options, error, message):
+    image_files.train_and_test(tmp_path, count=1)
+    images = load_dataset("image_folder", root=tmp_path, in_memory=kind == "memory").train
+    with pytest.raises(error, match=message):
+        images.loader(Pipeline(**{"batch_size": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, **options}))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"mean": 0.5}, ValueError, "x.mean must have a number for each of the 3 channels, got 0.5"),
+        ({"std": (1, 1, 0)}, ValueError, r"x.std must be a number in \(0, inf\), got 0"),
+        ({"mean": (0, 0, float("inf"))}, ValueError, "x.mean must be a number in .*got inf"),
+        ({"in_memory": 1}, TypeError, "x.in_memory must be true or false, got 1"),
+        ({"download": "no"}, TypeError, "x.download must be true or false, got 'no'"),
+        ({"root": None}, TypeError, "x.root must be the path of a folder .*got None"),
+        ({"train": None}, TypeError, "x.train a name, got .*None"),
+        ({"fraction": 2}, ValueError, "x.fraction"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_dataset, load_unlabelled])
+def test_options_of_the_wrong_kind(tmp_path, load, options, error, message):
+    image_files.train_and_test(tmp_path, count=1)
+    with pytest.raises(error, match=message):
+        load("image_folder", **{"root": tmp_path, "key": "x", **options})
+
+
+@pytest.mark.usefixtures("any_file_will_do")
+def test_the_training_images_of_a_named_data_set_without_their_labels(tmp_path):
+    image_files.cifar10_files(tmp_path)
+    split, unlabelled = load_dataset("cifar10", root=tmp_path), load_unlabelled("cifar10", root=tmp_path)
+    assert torch.equal(unlabelled.images.images, split.train.images)
+    assert (unlabelled.mean, unlabelled.std) == (split.mean, split.std)
+
+
+@pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("Error downloading")])
+def test_a_download_without_a_connection(tmp_path, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", fail)
+    with pytest.raises(OSError, match=r"could not fetch CIFAR10 into data\.root.*leave data\.download out"):
+        load_dataset("cifar10", root=tmp_path, download=True)
+
+
+@dataclass
+class Block:
+    nbytes: int
+
+
+def test_the_cache_holds_so_many_bytes():
+    made, cache = [], ByteBoundedCache(100)
+
+    def get(name, size):
+        def make():
+            made.append(name)
+            return Block(size)
+
+        return cache.get(name, make)
+
+    assert get("a", 40) is get("a", 40)
+    get("b", 40)
+    get("a", 40)
+    get("c", 40)
+    assert made == ["a", "b", "c"]
+    get("a", 40)
+    assert made == ["a", "b", "c"], "b was used least recently"
+    get("b", 40)
+    assert made == ["a", "b", "c", "b"]
+    assert get("large", 500) is get("large", 500), "the newest is kept"
+    get("a", 40)
+    assert made[-2:] == ["large", "a"]
 
 
 def test_an_unknown_name():

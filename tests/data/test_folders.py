@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import image_files
+import numpy as np
 import pytest
 import torch
+from algorithms.settings import classifier, resumes_from_every_batch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
-from mixplug.data.datasets import IMAGENET_STATISTICS, load_dataset
+from mixplug import ExactResumption
+from mixplug.data.datasets import IMAGENET_STATISTICS, load_dataset, load_unlabelled
 from mixplug.data.loaders import ImageLoader
 
 
@@ -42,15 +46,30 @@ def test_the_name_of_the_test_tree(tmp_path, name):
 def test_a_test_tree_without_one_of_the_classes_keeps_the_numbers(tmp_path):
     image_files.tree(tmp_path / "train", ("ant", "bee", "cat"))
     image_files.tree(tmp_path / "test", ("ant", "cat"))
-    assert set(load_dataset("image_folder", root=tmp_path).test.labels.tolist()) == {0, 2}
+    with pytest.warns(UserWarning, match=r"no images of 1 of the 3 classes of .*train \(bee\)"):
+        split = load_dataset("image_folder", root=tmp_path)
+    assert set(split.test.labels.tolist()) == {0, 2}
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    image_files.train_and_test(tmp_path)
+    for tree in ("train", "test"):
+        image_files.tree(tmp_path / tree, (".ipynb_checkpoints", "cat/.thumbs"), 1)
+        (tmp_path / tree / "cat" / "._0.png").write_bytes(b"no image")
+    split = load_dataset("image_folder", root=tmp_path)
+    assert (split.classes, len(split.train), len(split.test)) == (2, 12, 12)
+    assert len(load_unlabelled("image_folder", root=tmp_path).images) == 12
 
 
 def test_images_of_other_sizes_are_brought_to_one(tmp_path):
-    image_files.tree(tmp_path / "train", ("a",), 2, (12, 16))
-    image_files.tree(tmp_path / "test", ("a",), 2, (20, 10))
+    image_files.tree(tmp_path / "train", ("a", "b"), 2, (12, 16))
+    image_files.tree(tmp_path / "test", ("a", "b"), 2, (12, 16))
     image_files.picture(7, 9).save(tmp_path / "train" / "a" / "odd.png")
-    with pytest.raises(ValueError, match=r"must have one size.*set data\.image_size"):
+    with pytest.raises(ValueError, match=r"must have one size.*odd\.png.*set data\.image_size"):
         load_dataset("image_folder", root=tmp_path)
+    loader = load_dataset("image_folder", root=tmp_path, in_memory=False).train_loader(2, workers=1)
+    with pytest.raises(ValueError, match=r"^images must have one size.*odd\.png.*set data\.image_size"):
+        list(loader)
     split = load_dataset("image_folder", root=tmp_path, image_size=8)
     assert split.shape == tuple(split.test.images.shape[1:]) == (3, 8, 8)
     picture = image_files.picture(0, (12, 16))
@@ -79,6 +98,24 @@ def test_large_images_go_through_workers(tmp_path):
     assert not torch.equal(*orders)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_augmented_by_workers_runs_resume_bit_for_bit(tmp_path, workers):
+    image_files.train_and_test(tmp_path / "data", count=3)
+    split = load_dataset("image_folder", root=tmp_path / "data", in_memory=False)
+
+    def loader():
+        return split.train_loader(3, crop_padding=2, flip=True, workers=workers, seed=1)
+
+    interruptions = resumes_from_every_batch(
+        tmp_path / "checkpoints",
+        lambda: [ExactResumption()],
+        model=lambda: classifier(in_chans=3),
+        train_dataloader=loader,
+        max_duration="3ep",
+    )
+    assert interruptions == 5
+
+
 def test_large_images_are_not_kept(tmp_path, monkeypatch):
     image_files.train_and_test(tmp_path)
     monkeypatch.setattr("mixplug.data.datasets.IN_MEMORY_BYTES", 24 * 3 * 64)
@@ -86,8 +123,149 @@ def test_large_images_are_not_kept(tmp_path, monkeypatch):
     assert isinstance(load_dataset("image_folder", root=tmp_path, in_memory=True).train_loader(5), ImageLoader)
 
 
+def read_first(root, **options):
+    return load_dataset("image_folder", root=root, **options).train.images[0]
+
+
+def with_first(root, image, name="0.png", **options):
+    """A tree whose first training image is ``image``."""
+    image_files.train_and_test(root)
+    (root / "train" / "cat" / "0.png").unlink()
+    image.save(root / "train" / "cat" / name, **options)
+    return root
+
+
+@pytest.mark.parametrize(("kind", "name"), [("I;16", "0.png"), ("I;16", "0.tif"), ("I", "0.tif")])
+def test_16_bits_become_8(tmp_path, kind, name):
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    image = Image.fromarray(pixels if kind == "I;16" else pixels.astype(np.int32))
+    assert image.mode == kind
+    read = read_first(with_first(tmp_path, image, name))
+    assert torch.equal(read[0], torch.from_numpy(np.round(pixels / 257).astype(np.uint8)))
+    assert torch.equal(read[0], read[2])
+
+
+def test_integers_of_more_than_16_bits_and_floats_are_refused(tmp_path):
+    pixels = np.full((8, 8), 70000, np.int32)
+    with pytest.raises(ValueError, match=r"0\.tif has values from 70000 to 70000.*16 bits"):
+        read_first(with_first(tmp_path / "integers", Image.fromarray(pixels), "0.tif"))
+    with pytest.raises(ValueError, match=r"0\.tif holds floating point numbers"):
+        read_first(with_first(tmp_path / "floats", Image.fromarray(pixels.astype(np.float32)), "0.tif"))
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    picture, exif = image_files.picture(3), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    read = read_first(with_first(tmp_path, picture, exif=exif))
+    assert torch.equal(read, TF.pil_to_tensor(picture).rot90(-1, (1, 2)))
+
+
+def test_transparent_pixels_are_laid_on_black(tmp_path):
+    picture = image_files.picture(3)
+    alpha = np.zeros((8, 8), np.uint8)
+    alpha[:, 4:] = 255
+    picture.putalpha(Image.fromarray(alpha))
+    read = read_first(with_first(tmp_path, picture))
+    assert torch.equal(read[:, :, :4], torch.zeros(3, 8, 4, dtype=torch.uint8))
+    assert torch.equal(read[:, :, 4:], TF.pil_to_tensor(image_files.picture(3))[:, :, 4:])
+
+
+def test_too_many_pixels_are_refused_by_name(tmp_path, monkeypatch):
+    image_files.train_and_test(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ValueError, match=r"0\.png has too many pixels"):
+        load_dataset("image_folder", root=tmp_path)
+
+
+@pytest.mark.parametrize("in_memory", [None, False])
+def test_training_and_test_images_of_other_sizes_are_refused(tmp_path, in_memory):
+    image_files.tree(tmp_path / "train", size=(12, 16))
+    image_files.tree(tmp_path / "test", size=(16, 12))
+    with pytest.raises(ValueError, match=r"\(16, 12\) and test images \(12, 16\).*set data\.image_size"):
+        load_dataset("image_folder", root=tmp_path, in_memory=in_memory)
+    assert load_dataset("image_folder", root=tmp_path, in_memory=in_memory, image_size=8).shape == (3, 8, 8)
+
+
+def test_the_size_of_an_image_that_is_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image_files.train_and_test(tmp_path, size=(6, 4))
+    for name in ("train", "test"):
+        for file in (tmp_path / name).rglob("*.png"):
+            image_files.picture(0, (6, 4)).save(file, exif=exif)
+    split = load_dataset("image_folder", root=tmp_path, in_memory=False)
+    assert split.shape == (3, 6, 4)
+    assert next(iter(split.train_loader(12)))[0].shape == (12, 3, 6, 4)
+
+
+def test_a_worker_says_what_is_wrong_in_a_line(tmp_path):
+    image_files.train_and_test(tmp_path)
+    (tmp_path / "test" / "cat" / "1.png").write_bytes(b"no image")
+    loader = load_dataset("image_folder", root=tmp_path, in_memory=False).eval_loader(4, workers=1)
+    with pytest.raises(ValueError, match=r"^\S*1\.png cannot be read as an image .*take it away$"):
+        list(loader)
+
+
+@pytest.mark.parametrize("folder", ["train", "", "train/deep/er"])
+def test_unlabelled_images_lie_anywhere(tmp_path, folder):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for i in range(3):
+        image_files.picture(i).save(tmp_path / folder / f"{i}.PNG")
+    loaded = load_unlabelled("image_folder", root=tmp_path)
+    assert torch.equal(loaded.images.images[2], TF.pil_to_tensor(image_files.picture(2)))
+    assert not loaded.images.labels.any()
+    assert next(iter(loaded.loader(2)))[0].shape == (2, 3, 8, 8)
+    read = load_unlabelled("image_folder", 2 / 3, root=tmp_path, in_memory=False)
+    assert len(read.images) == 2
+
+
+def test_unlabelled_images_do_without_those_for_the_test(tmp_path):
+    image_files.train_and_test(tmp_path)
+    for file in (tmp_path / "test").rglob("*.png"):
+        file.write_bytes(b"no image")
+    labelled = ImageFolder(tmp_path / "train")
+    images = load_unlabelled("image_folder", root=tmp_path).images.images
+    assert torch.equal(images, torch.stack([TF.pil_to_tensor(image) for image, _ in labelled]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"train": "photos"}, FileNotFoundError, r"photos is no folder of images; set ssl_data\.root and ssl_data\.tr"),
+        ({}, FileNotFoundError, r"holds no images .*set ssl_data\.root"),
+        ({"sampling": "stratified"}, ValueError, r"ssl_data\.sampling='stratified' needs labels"),
+    ],
+)
+def test_unlabelled_images_that_are_not_there(tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        load_unlabelled("image_folder", root=tmp_path, **options)
+
+
+def test_images_are_decoded_once_for_several_data_sets(tmp_path, monkeypatch):
+    for number in range(6):
+        image_files.train_and_test(tmp_path / str(number), first=10_000 * number, count=1)
+    first = [load_dataset("image_folder", root=tmp_path / str(number)) for number in range(6)]
+    again = [load_dataset("image_folder", root=tmp_path / str(number)) for number in range(6)]
+    assert all(a.train is b.train and a.test is b.test for a, b in zip(first, again, strict=True))
+
+
+def one_class(root):
+    image_files.train_and_test(root, classes=("cat",))
+
+
+def a_class_without_images(root):
+    image_files.train_and_test(root)
+    (root / "train" / "eel").mkdir()
+
+
+def other_encoding(root):
+    image_files.tiny_imagenet(root)
+    (root / "val" / "val_annotations.txt").write_bytes("val_0.png\tn01\t\xe9\n".encode("latin-1"))
+
+
 def empty(root):
     (root / "train" / "cat").mkdir(parents=True)
+    (root / "train" / "dog").mkdir(parents=True)
     (root / "test").mkdir()
 
 
@@ -133,6 +311,9 @@ def bad_annotations(root):
         (no_classes, FileNotFoundError, "no folder for each class"),
         (no_test_images, FileNotFoundError, "test holds no images"),
         (bad_annotations, ValueError, "val_annotations.txt, line 1"),
+        (other_encoding, ValueError, "val_annotations.txt is not in UTF-8"),
+        (one_class, ValueError, "train has one class, 'cat'; there must be at least two"),
+        (a_class_without_images, FileNotFoundError, "eel holds no images .*take the folder away"),
     ],
 )
 def test_trees_that_cannot_be_read(tmp_path, make, error, message):
