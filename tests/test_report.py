@@ -33,7 +33,13 @@ def folders(tmp_path_factory):
             patch.setattr(module, name, lambda *_: Figure(figsize=(1, 1)))
         recipe = load_recipe(TINY, ["methods.mix.label='Mix [a](b) | <i>'", "description='a_b *c*'"])
         compare(recipe, out / "one", lambda _: None, command="mixplug compare tiny.yaml")
-        sweep("tiny.yaml", ["epochs=50,100", "fraction=0.1", "paper=cifar10"], out / "epochs", 2, lambda _: None)
+        sweep(
+            "tiny.yaml",
+            ["epochs=50,100", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10"],
+            out / "epochs",
+            2,
+            lambda _: None,
+        )
         with pytest.raises(KeyboardInterrupt):
             compare(load_recipe(TINY), out / "half", interrupt_after(4), command="mixplug compare tiny.yaml seeds=2")
         with pytest.raises(KeyboardInterrupt):
@@ -70,7 +76,7 @@ def test_a_mixed_page(folders, tmp_path):
         "| Section | What | Data | Seeds | Best accuracy (%) | Its latency (s) |",
         "| --- | --- | --- | ---: | --- | ---: |",
         "| [one](#one) | comparison of 3 methods | digits, fraction 0.05 | 2 | 50.95 ± 0.07 (SSL+SL) | 0.2 ± 0.0 |",
-        "| [epochs](#epochs) | sweep over epochs (50, 100) | digits, fraction 0.1 | 2 | "
+        "| [epochs](#epochs) | sweep over epochs (50, 100) | cifar10, fraction 0.1 | 2 | "
         "71.05 ± 0.07 (SSL+SL, epochs=100) | 20.1 ± 0.1 |",
         "| [half](#half) | comparison of 3 methods |  |  | unfinished: 4 of 6 runs |  |",
         "| [half\\_sweep](#half_sweep) | sweep of 2 points |  |  | unfinished: 3 of 6 runs |  |",
@@ -80,9 +86,9 @@ def test_a_mixed_page(folders, tmp_path):
     for name in ("one", "epochs"):
         assert (folders / name / "table.md").read_text().strip() in text
     assert "a\\_b \\*c\\*" in text
-    assert "mixplug sweep tiny.yaml epochs=50,100 fraction=0.1 paper=cifar10 --seeds 2" in lines
+    assert "mixplug sweep tiny.yaml epochs=50,100 fraction=0.1 paper=cifar10 data.dataset=cifar10 --seeds 2" in lines
     assert "mixplug compare tiny.yaml" in lines
-    for what in ("- Settings: digits, fraction 0.1, batches of 32; vit\\_tiny", "- Machine: ", "- Versions: mixplug "):
+    for what in ("- Settings: cifar10, fraction 0.1, batches of 32; vit\\_tiny", "- Machine: ", "- Versions: mixplug "):
         assert any(line.startswith(what) for line in lines)
     assert "50ep of SSL and 50ep of SL; 100ep of SSL and 100ep of SL" in text
     assert "<summary>Recipe, at epochs=50</summary>" in text
@@ -140,7 +146,7 @@ def test_folders_of_one_name_get_along(copied, tmp_path):
 def test_a_point_of_a_sweep_is_a_comparison(folders, tmp_path):
     text = page(folders, tmp_path, "epochs/epochs=50")
     assert "[epochs=50](#epochs-50) | comparison of 3 methods" in text
-    assert "mixplug compare tiny.yaml epochs=50 fraction=0.1 paper=cifar10 --seeds 2" in text
+    assert "mixplug compare tiny.yaml epochs=50 fraction=0.1 paper=cifar10 data.dataset=cifar10 --seeds 2" in text
 
 
 def test_results_of_earlier_versions(copied, tmp_path):

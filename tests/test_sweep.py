@@ -215,24 +215,24 @@ def dashed(axes):
 
 
 def test_the_papers_study_in_the_same_panel_where_scales_agree():
-    (axes,) = accuracy(fake_sweep("epochs=50,75", "fraction=0.1", "paper=cifar10")).axes
+    (axes,) = accuracy(fake_sweep("epochs=50,75", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(axes)["MixTraining (paper)"] == [[50, 57.60], [75, 58.59], [100, 60.45]]
     assert len(axes.containers) == 3
 
 
 def test_and_in_a_panel_of_its_own_where_they_do_not():
-    ours, paper = accuracy(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10")).axes
+    ours, paper = accuracy(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(ours) == {}
     assert dashed(paper)["SL (paper)"] == [[50, 53.28], [75, 53.07], [100, 53.40]]
     assert paper.get_title() == "Li et al., ViT-T"
 
 
 def test_the_papers_trade_off():
-    ours, paper = trade_off(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10")).axes
+    ours, paper = trade_off(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(paper)["MixTraining (paper)"] == [[473.80, 57.60], [742.53, 58.59], [962.16, 60.45]]
     assert len(ours.containers) == 3
     # Table 4 has no latencies, and a single point is no curve.
-    (only,) = trade_off(fake_sweep("alpha=0.1,0.9", "fraction=1", "paper=cifar10")).axes
+    (only,) = trade_off(fake_sweep("alpha=0.1,0.9", "fraction=1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(only) == {}
 
 
