@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for bad input, 1 for a failure, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     # Composer says so of every last, smaller batch, which is as it should be.
     warnings.filterwarnings("ignore", message="Cannot split tensor of length")
     try:
@@ -43,6 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mixplug: {kind}: {' '.join(str(error).split())} (--traceback shows where)", file=sys.stderr)
         return FAILED
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; key=value may stand before, between and behind them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes key=value in one run of them; what else is left over is refused.
+    if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,9 +219,10 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> Any:
+    from mixplug.arguments import settled
     from mixplug.recipes import load_recipe
 
-    return load_recipe(options.recipe, options.overrides)
+    return load_recipe(options.recipe, settled(options.recipe, options.overrides, getattr(options, "seeds", None)))
 
 
 def _default_out(options: argparse.Namespace, suffix: str = "") -> Path:
