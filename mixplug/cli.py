@@ -111,13 +111,14 @@ def _add_recipe_arguments(
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from mixplug.commands import command_line
+    from mixplug.commands import check_out, command_line
 
     recipe = _load(options)
     if options.seeds is not None:
         recipe.seeds = check_int("--seeds", options.seeds, 1)
     console = _console()
     out = options.out or _default_out(options)
+    check_out(out, "comparison")
     count = len(recipe.methods) * recipe.seeds
     console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
     with _progress_bar(console) as progress:
@@ -131,6 +132,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
     from mixplug.grid import grid_points, read_points
 
     grid = grid_points(options.overrides)
@@ -139,6 +141,7 @@ def _sweep(options: argparse.Namespace) -> None:
     console = _console()
     keys = "-".join(key.rpartition(".")[2] for key in grid[0].values)
     out = options.out or _default_out(options, f"-sweep-{keys}")
+    check_out(out, "sweep")
     count = sum(len(recipe.methods) * recipe.seeds for recipe in recipes)
     console.print(
         f"{recipes[0].description}: {len(grid)} points, {len(recipes[0].methods)} methods, {recipes[0].seeds} seeds, "
@@ -154,8 +157,10 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
     from mixplug.report import report
 
+    check_out(options.out)
     page = report(options.folders, options.out)
     print(f"The report is {page}")
 
@@ -178,10 +183,13 @@ def _print_table(console: Console, table: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
+
     recipe = _load(options)
     method = options.method or list(recipe.methods)[-1]
     seed = recipe.first_seed if options.seed is None else options.seed
     out = options.out or _default_out(options, f"-{method}-seed{seed}")
+    check_out(out)
     console = _console()
     with _progress_bar(console) as progress:
         from mixplug.train import train

@@ -110,8 +110,8 @@ def test_pictures_are_copied_and_linked(folders, tmp_path):
 def test_an_interrupted_one_says_so_and_shows_what_there_is(folders, tmp_path):
     text = page(folders, tmp_path, "half", "half_sweep")
     assert (
-        "**unfinished: 4 of 6 runs**; start it again with 'mixplug compare tiny.yaml seeds=2': it goes on with what is "
-        "there." in text
+        "**unfinished: 4 of 6 runs**; start it again with "
+        f"'mixplug compare tiny.yaml seeds=2 --out {folders / 'half'}': it goes on with what is there." in text
     )
     assert "| SL | 0 | 50.70 | 0.1 |\n| SSL+SL | 0 | 50.90 | 0.2 |" in text
     assert "| alpha=0.1 | MixTraining | 0 |" in text
@@ -126,7 +126,7 @@ def test_more_runs_under_way_make_a_finished_one_unfinished(copied, tmp_path):
 
 
 def test_the_same_folders_give_the_same_page(folders, tmp_path):
-    names = ("epochs", "one", "half")
+    names = ("epochs", "one")
     pages = [page(folders, tmp_path / str(i), *names) for i in range(2)]
     assert pages[0] == pages[1]
     assert page(folders, tmp_path / "0", *names) == pages[0]
@@ -161,6 +161,11 @@ def test_results_of_earlier_versions(copied, tmp_path):
     assert "| ssl\\_sl | 0 |" in text
 
 
+def damaged(folder, **changes):
+    path = folder / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -168,7 +173,13 @@ def test_results_of_earlier_versions(copied, tmp_path):
         (lambda f: (f / "results.json").write_text("{half"), "results.json is damaged"),
         (lambda f: (f / "results.json").write_text("[]"), "results.json is not what compare or sweep writes"),
         (lambda f: (f / "results.json").write_text("{}"), "results.json is not what compare or sweep writes"),
-        (lambda f: (f / "table.md").unlink(), "has no table.md; start it again with 'mixplug compare tiny.yaml'"),
+        (lambda f: damaged(f, recipe={}), "results.json is not what compare or sweep writes (no 'data')"),
+        (lambda f: damaged(f, recipe=3), "results.json is not what compare or sweep writes"),
+        (lambda f: damaged(f, table=[]), "results.json is not what compare or sweep writes"),
+        (lambda f: damaged(f, table=[{}]), "results.json is not what compare or sweep writes (no 'accuracy'"),
+        (lambda f: damaged(f, machine="mine"), "results.json is not what compare or sweep writes"),
+        (lambda f: damaged(f, points=[]), "results.json is not what compare or sweep writes"),
+        (lambda f: (f / "table.md").unlink(), "has no table.md; start it again with 'mixplug compare tiny.yaml --out "),
         (lambda f: (f / "started.json").write_text('{"runs": 3}'), "started.json is not what compare or sweep writes"),
         (lambda f: [p.unlink() for p in f.glob("*.*")] and shutil.rmtree(f / "runs"), "holds no results.json"),
         (lambda f: shutil.move(f, f / ".." / "x" / "one"), "there is no folder"),
@@ -184,9 +195,10 @@ def test_what_is_damaged_is_named_before_anything_is_written(copied, tmp_path, d
 
 
 def test_a_damaged_run_of_an_interrupted_one(copied, tmp_path):
-    (copied / "half" / "runs" / "sl-seed0.json").write_text('{"result": {}}')
-    with pytest.raises(ValueError, match=r"sl-seed0.json is not a finished run; remove it"):
-        page(copied, tmp_path, "half")
+    for result in ({}, 3, {"accuracy": "x", "seconds": 1}, {"accuracy": 1, "seconds": None}):
+        (copied / "half" / "runs" / "sl-seed0.json").write_text(json.dumps({"result": result}))
+        with pytest.raises(ValueError, match=r"sl-seed0.json is not a finished run; remove it"):
+            page(copied, tmp_path, "half")
 
 
 def test_other_folders(copied, tmp_path):
