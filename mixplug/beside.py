@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixplug.paper import PARAMETERS, Figure, curve, method_of, reference
+from mixplug.paper import PARAMETERS, SETTINGS, Figure, curve, has_data, method_of, reference
+from mixplug.recipes import Recipe
 from mixplug.results import Comparison
 
 
@@ -13,6 +14,8 @@ class Beside:
 
     What varies is read off the runs, whatever the keys were called: beside a sweep over epochs stands no figure of
     other epochs.
+
+    Beside other data than the paper's stands no figure either; an image_folder may hold the paper's.
 
     Args:
         comparisons: At least one; their recipes say which setting of the paper they reproduce, if any.
@@ -31,13 +34,42 @@ class Beside:
     def figure(self, comparison: Comparison, method: str, task: str = "") -> Figure | None:
         """The paper's figure for a method; see :func:`mixplug.paper.reference`."""
         kind = self.kind(comparison, method)
-        if not comparison.recipe.paper or kind is None:
+        if kind is None or not _same_data(comparison.recipe):
             return None
         return reference(comparison.recipe.paper, kind, comparison.parameters(method), self.swept, task.lower())
 
     def curve(self, comparison: Comparison, method: str, name: str) -> list[tuple[float, Figure]]:
         """The paper's own study of the parameter ``name``; see :func:`mixplug.paper.curve`."""
         kind = self.kind(comparison, method)
-        if not comparison.recipe.paper or kind is None:
+        if kind is None or not _same_data(comparison.recipe):
             return []
         return curve(comparison.recipe.paper, kind, name, comparison.parameters(method), self.swept)
+
+
+def data_remark(recipe: Recipe) -> str:
+    """A sentence that the paper's figures are missing because the data is not the paper's; empty where it may be."""
+    if not recipe.paper or _same_data(recipe):
+        return ""
+    labelled, unlabelled = _data(recipe)
+    data = (
+        f"SSL on {' and '.join(unlabelled)}, SL on {' and '.join(labelled)}" if unlabelled else " and ".join(labelled)
+    )
+    return (
+        f"Paper: Li et al.'s figures for {SETTINGS[recipe.paper]} are not shown beside other data ({data}); "
+        f"images that are the paper's may be given as dataset: image_folder, which keeps them."
+    )
+
+
+def is_assumed(recipe: Recipe) -> bool:
+    """Whether only the user can know if the data is the paper's."""
+    return any("image_folder" in names for names in _data(recipe))
+
+
+def _same_data(recipe: Recipe) -> bool:
+    return bool(recipe.paper) and has_data(recipe.paper, *_data(recipe))
+
+
+def _data(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """The names of the labelled data sets, and of the one for SSL alone."""
+    labelled = [task.dataset for task in recipe.task_data().values()] or [recipe.data.dataset]
+    return labelled, [recipe.ssl_data.dataset] if recipe.ssl_data else []

@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for bad input, 1 for a failure, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     # Composer says so of every last, smaller batch, which is as it should be.
     warnings.filterwarnings("ignore", message="Cannot split tensor of length")
     try:
@@ -43,6 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mixplug: {kind}: {' '.join(str(error).split())} (--traceback shows where)", file=sys.stderr)
         return FAILED
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; key=value may stand before, between and behind them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes key=value in one run of them; what else is left over is refused.
+    if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,13 +111,14 @@ def _add_recipe_arguments(
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from mixplug.commands import command_line
+    from mixplug.commands import check_out, command_line
 
     recipe = _load(options)
     if options.seeds is not None:
         recipe.seeds = check_int("--seeds", options.seeds, 1)
     console = _console()
     out = options.out or _default_out(options)
+    check_out(out, "comparison")
     count = len(recipe.methods) * recipe.seeds
     console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
     with _progress_bar(console) as progress:
@@ -119,6 +132,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
     from mixplug.grid import grid_points, read_points
 
     grid = grid_points(options.overrides)
@@ -127,6 +141,7 @@ def _sweep(options: argparse.Namespace) -> None:
     console = _console()
     keys = "-".join(key.rpartition(".")[2] for key in grid[0].values)
     out = options.out or _default_out(options, f"-sweep-{keys}")
+    check_out(out, "sweep")
     count = sum(len(recipe.methods) * recipe.seeds for recipe in recipes)
     console.print(
         f"{recipes[0].description}: {len(grid)} points, {len(recipes[0].methods)} methods, {recipes[0].seeds} seeds, "
@@ -142,8 +157,10 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
     from mixplug.report import report
 
+    check_out(options.out)
     page = report(options.folders, options.out)
     print(f"The report is {page}")
 
@@ -166,10 +183,13 @@ def _print_table(console: Console, table: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
+
     recipe = _load(options)
     method = options.method or list(recipe.methods)[-1]
     seed = recipe.first_seed if options.seed is None else options.seed
     out = options.out or _default_out(options, f"-{method}-seed{seed}")
+    check_out(out)
     console = _console()
     with _progress_bar(console) as progress:
         from mixplug.train import train
@@ -207,9 +227,10 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> Any:
+    from mixplug.arguments import settled
     from mixplug.recipes import load_recipe
 
-    return load_recipe(options.recipe, options.overrides)
+    return load_recipe(options.recipe, settled(options.recipe, options.overrides, getattr(options, "seeds", None)))
 
 
 def _default_out(options: argparse.Namespace, suffix: str = "") -> Path:

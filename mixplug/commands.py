@@ -1,12 +1,13 @@
-"""The command that makes a result again, as results keep it. Needs neither torch nor Composer."""
+"""The command that makes a result again, as results keep it, and its folder. Needs neither torch nor Composer."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixplug.recipe_files import shipped_recipes
+from mixplug.recipe_files import RecipeError, shipped_recipes
 
 
 def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = (), seeds: int | None = None) -> str:
@@ -22,6 +23,43 @@ def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = ()
     if seeds is not None:
         words += ["--seeds", str(seeds)]
     return shlex.join(words)
+
+
+def with_out(command: str, out: Path) -> str:
+    """The command with the folder that its results are in, in place of any that it names; empty if it is empty."""
+    if not command:
+        return ""
+    words = shlex.split(command)
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    if out.is_absolute() and out.is_relative_to(Path.cwd()):
+        out = out.relative_to(Path.cwd())
+    return shlex.join([*words, "--out", out.as_posix()])
+
+
+def check_out(out: Path, kind: str = "") -> None:
+    """Refuse a folder that results cannot go to.
+
+    Args:
+        out: The folder, which need not exist.
+        kind: 'comparison' or 'sweep', of which there must be no other one in it; empty for either.
+
+    Raises:
+        NotADirectoryError: it, or what it would be in, is a file.
+        RecipeError: it holds a sweep where a comparison is to go, or the other way round.
+    """
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"--out {out}: {path} is a file; name a folder")
+    for name in ("started.json", "results.json"):
+        try:
+            content = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # none, or damaged: it is written anew
+        there = content.get("kind", "sweep" if "points" in content else "") if isinstance(content, dict) else ""
+        if kind and there in ("comparison", "sweep") and there != kind:
+            raise RecipeError(f"{out} holds a {there}, and a {kind} cannot go to the same folder; choose another --out")
 
 
 def _name(recipe: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mixplug import pictures
+from mixplug.commands import check_out, with_out
 from mixplug.environment import describe_environment
 from mixplug.experiment import Experiment, Progress
 from mixplug.recipes import Recipe, to_plain
@@ -44,8 +45,10 @@ def compare(
         checked: Whether every method is known to build.
 
     Raises:
-        RecipeError: ``out`` holds runs of other settings or data.
+        RecipeError: ``out`` holds runs of other settings or data, or a sweep.
+        NotADirectoryError: ``out`` is a file.
     """
+    check_out(out, "comparison")
     cells = cells_of(recipe)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     runs = {cell: load_run(recipe, *cell, out) for cell in cells}
@@ -56,7 +59,8 @@ def compare(
         # The first error of a recipe should come before minutes of training, not after: build each method once.
         for method in recipe.methods:
             check_method(recipe, method)
-    write(out / STARTED, json.dumps({"kind": "comparison", "command": command, **expected_runs(recipe)}, indent=1))
+    started = {"kind": "comparison", "command": with_out(command, out), **expected_runs(recipe)}
+    write(out / STARTED, json.dumps(started, indent=1))
     for number, cell in enumerate(cells, start=1):
         if runs[cell] is None:
             method, seed = cell
@@ -70,7 +74,7 @@ def compare(
             announce(f"{name}: accuracy {100 * result.accuracy:.2f}% in {result.seconds:.1f} s")
     finished = Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None})
     _write_outputs(finished, out, command)
-    (out / STARTED).unlink()
+    (out / STARTED).unlink(missing_ok=True)
     return finished
 
 

@@ -15,8 +15,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mixplug.arguments import settled
 from mixplug.checks import check_int
 from mixplug.recipes import Recipe, RecipeError, load_recipe
+from mixplug.shorthands import SHORT
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,28 @@ def grid_points(arguments: Sequence[str]) -> list[GridPoint]:
             and quotes, are swept; a single value holds at every point.
 
     Raises:
-        ValueError: no key has several values, or a key or a value is given twice.
+        ValueError: no key has several values, a key or a value is given twice, a value is empty, or a short key's
+            values are in brackets.
     """
     swept: dict[str, list[Any]] = {}
     keys = [argument.partition("=")[0] for argument in arguments]
     for key, argument in zip(keys, arguments, strict=True):
         if keys.count(key) > 1:
             raise ValueError(f"{key!r} is given {keys.count(key)} times; give all of its values at once: {key}=v1,v2")
-        values = _values(argument.partition("=")[2])
+        text = argument.partition("=")[2]
+        _refuse_empty(argument, text)
+        if key in SHORT and _is_list(text):
+            raise ValueError(f"{argument!r}: {_without_brackets(key, text)}")
+        values = _values(text)
         for value in values:
             if values.count(value) > 1:
                 raise ValueError(f"{argument!r} names the value {text_of(value)} {values.count(value)} times")
         if len(values) > 1:
             swept[key] = values
     if not swept:
+        for key, argument in zip(keys, arguments, strict=True):
+            if _is_list(text := argument.partition("=")[2]):
+                raise ValueError(f"a sweep needs a key with several values; {_without_brackets(key, text)}")
         raise ValueError(
             "a sweep needs a key with several values, such as epochs=20,40,80 or alpha=0.1,0.5,0.9; "
             "'mixplug compare' runs a recipe with single ones"
@@ -90,7 +100,8 @@ def read_points(recipe: str | Path, grid: Sequence[GridPoint], seeds: int | None
     """
     if seeds is not None:
         check_int("--seeds", seeds, 1)
-    recipes = [load_recipe(recipe, [*p.overrides, *([f"seeds={seeds}"] if seeds else [])]) for p in grid]
+    more = [f"seeds={seeds}"] if seeds else []
+    recipes = [load_recipe(recipe, [*settled(recipe, point.overrides, seeds), *more]) for point in grid]
     labels = [{key: method.label for key, method in one.methods.items()} for one in recipes]
     if any(one != labels[0] for one in labels):
         raise RecipeError("a sweep compares the same methods at each point; sweep their settings, not the methods")
@@ -100,6 +111,25 @@ def read_points(recipe: str | Path, grid: Sequence[GridPoint], seeds: int | None
 def text_of(value: Any) -> str:
     """A value as YAML in one line, as it can be given on the command line."""
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).removesuffix("...\n").strip()
+
+
+def _refuse_empty(argument: str, text: str) -> None:
+    """Raise for commas with nothing between or after them, outside of brackets, braces and quotes."""
+    inside = r"""'[^']*'|"[^"]*"|\[[^\[\]]*\]|\{[^{}]*\}"""
+    while (shorter := re.sub(inside, "_", text)) != text:
+        text = shorter
+    parts = re.split(",", text) if not re.search(r"[\[\]{}]", text) else []
+    if len(parts) > 1 and not all(part.strip() for part in parts):
+        raise ValueError(f"{argument!r} has an empty value; write values with one comma between them, none at the end")
+
+
+def _is_list(text: str) -> bool:
+    values = _values(text)
+    return len(values) == 1 and isinstance(values[0], list)
+
+
+def _without_brackets(key: str, text: str) -> str:
+    return f"write {key}={text.strip()[1:-1].strip()} without brackets to sweep"
 
 
 def _values(text: str) -> list[Any]:

@@ -28,6 +28,16 @@ SETTINGS = {
 }
 """What the paper trains on, by the name that a recipe's ``paper`` gives."""
 
+_DATA: dict[str, tuple[set[str], set[str]]] = {
+    "cifar10": ({"cifar10"}, set()),
+    "cifar100": ({"cifar100"}, set()),
+    "tinyimagenet": ({"tinyimagenet"}, set()),
+    "tinyimagenet_to_cifar10": ({"cifar10"}, {"tinyimagenet"}),
+    "tinyimagenet_to_cifar100": ({"cifar100"}, {"tinyimagenet"}),
+    "multitask_cifar10_svhn": ({"cifar10", "svhn"}, set()),
+}
+"""Of each setting the labelled data sets, and those for SSL where they are others."""
+
 METHODS = ("SL", "SSL+SL", "MixTraining")
 
 PARAMETERS = ("fraction", "epochs", "alpha", "rho")
@@ -190,6 +200,21 @@ def curve(
     return [(value, figure) for value, figure in found if figure is not None]
 
 
+def has_data(setting: str, labelled: Collection[str], unlabelled: Collection[str] = ()) -> bool:
+    """Whether data sets can be those of a setting: by name, an image_folder may hold any of them.
+
+    Args:
+        setting: One of :data:`SETTINGS`.
+        labelled: The names of the labelled data sets, one for each task.
+        unlabelled: Those of the data for SSL alone, none where it is the labelled data.
+    """
+    for names, wanted in zip((labelled, unlabelled), _DATA[setting], strict=True):
+        named = [name for name in names if name != "image_folder"]
+        if len(names) != len(wanted) or len(set(named)) < len(named) or not wanted.issuperset(named):
+            return False
+    return True
+
+
 def method_of(rho: float | None) -> str:
     """Which of :data:`METHODS` a run with the mix ratio ``rho`` is; None is a run without phases."""
     if rho is None:
@@ -197,8 +222,13 @@ def method_of(rho: float | None) -> str:
     return "SSL+SL" if rho == 0 else "MixTraining"
 
 
-def caption(shown: Iterable[Figure]) -> str:
-    """What the reader of ``shown`` figures must know about them; empty for none."""
+def caption(shown: Iterable[Figure], assumed: bool = False) -> str:
+    """What the reader of ``shown`` figures must know about them; empty for none.
+
+    Args:
+        shown: The figures.
+        assumed: Whether that the data is the paper's is the reader's to know.
+    """
     shown = list(shown)
     if not shown:
         return ""
@@ -214,10 +244,11 @@ def caption(shown: Iterable[Figure]) -> str:
             f"{name} = {_listed(f'{getattr(figure, name):g}' for figure in mixed)}" for name in ("alpha", "rho")
         ]
     ours = any(not f.task and f.setting == "multitask_cifar10_svhn" and f.table != 3 for f in shown)
+    proviso = f" They compare if the images are those of the paper ({settings})." if assumed else ""
     return (
         f"Paper: Li et al., Table{'s' if len(tables) > 1 else ''} {_listed(map(str, tables))}: {settings}, "
         f"{', '.join(conditions)}; ViT-T, batch 256, one RTX 6000 Ada, 4 runs."
-        f"{' Averages over tasks are theirs in Table 3 and taken here elsewhere.' if ours else ''}"
+        f"{' Averages over tasks are theirs in Table 3 and taken here elsewhere.' if ours else ''}{proviso}"
     )
 
 

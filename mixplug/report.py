@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from mixplug.commands import with_out
 from mixplug.grid import text_of
 from mixplug.spread import Spread
 from mixplug.table import Column, Table
@@ -84,7 +85,7 @@ def report(folders: Sequence[Path], out: Path) -> Path:
         if any(folder.resolve() == other.folder.resolve() for other in sections):
             raise ValueError(f"{folder} is named twice; name each folder once")
         sections.append(_read(folder, {section.anchor for section in sections}))
-    pages = [_page(section) for section in sections]  # before anything is written
+    pages = [_checked_page(section) for section in sections]  # before anything is written
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in _pictures(section):
@@ -106,9 +107,11 @@ def _read(folder: Path, taken: set[str]) -> Section:
         parts = content.get("points", [content])
         whole = {"machine", "versions", "date"} <= set(content) and isinstance(parts, list)
         if not whole or not all(isinstance(part, dict) and {"recipe", "table", "runs"} <= set(part) for part in parts):
-            raise ValueError(f"{folder / 'results.json'} is not what compare or sweep writes; {_again(content)}")
+            raise ValueError(
+                f"{folder / 'results.json'} is not what compare or sweep writes; {_again(content, folder)}"
+            )
         if not (folder / "table.md").exists():
-            raise FileNotFoundError(f"{folder} has no table.md; {_again(content)}")
+            raise FileNotFoundError(f"{folder} has no table.md; {_again(content, folder)}")
         return Section(folder, anchor, content)
     if (folder / "runs").is_dir():
         return _read_unfinished(folder, anchor, {})
@@ -127,8 +130,10 @@ def _read_unfinished(folder: Path, anchor: str, content: dict[str, Any]) -> Sect
         path = runs / f"{method}-seed{seed}.json"
         if path.exists():
             result = _json(path).get("result")
-            if not isinstance(result, dict) or not {"accuracy", "seconds"} <= set(result):
-                raise ValueError(f"{path} is not a finished run; remove it and {_again(content)}")
+            if not isinstance(result, dict) or not all(
+                isinstance(result.get(key), int | float) for key in ("accuracy", "seconds")
+            ):
+                raise ValueError(f"{path} is not a finished run; remove it and {_again(content, folder)}")
             found.append((where, label, seed, result))
     return Section(folder, anchor, content, len(found), len(expected) if content else None, found)
 
@@ -145,7 +150,9 @@ def _expected(folder: Path, content: dict[str, Any]) -> list[tuple[str, Path, st
             for run in point["runs"]
         ]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'started.json'} is not what compare or sweep writes; {_again(content)}") from error
+        raise ValueError(
+            f"{folder / 'started.json'} is not what compare or sweep writes; {_again(content, folder)}"
+        ) from error
 
 
 def _runs_in(folder: Path) -> list[dict[str, Any]]:
@@ -178,13 +185,26 @@ def _overview(sections: Iterable[Section]) -> str:
     )
 
 
+def _checked_page(section: Section) -> str:
+    """The section's page and, to be thrown away, its line, so that what is damaged shows by the name of its file."""
+    try:
+        _overview([section])
+        return _page(section)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        path = section.folder / ("results.json" if section.done is None else "started.json")
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path} is not what compare or sweep writes ({what}); {_again(section.content, section.folder)}"
+        ) from error
+
+
 def _page(section: Section) -> str:
     content = section.content
     description = content.get("description") or next((r["description"] for r in section.recipes), "")
     parts = [f'<a id="{section.anchor}"></a>\n\n## {_escape(section.name)}']
     parts += [_escape(description)] if description else []
     if section.done is not None:
-        parts += [f"**{_unfinished(section)}**; {_again(content)}.", _finished_runs(section)]
+        parts += [f"**{_unfinished(section)}**; {_again(content, section.folder)}.", _finished_runs(section)]
         return "\n\n".join(part for part in parts if part)
     parts += [(section.folder / "table.md").read_text(encoding="utf-8").strip()]
     parts += [f"![{_PICTURES[picture]}]({_copy_of(section, picture).as_posix()})" for picture in _pictures(section)]
@@ -261,8 +281,9 @@ def _unfinished(section: Section) -> str:
     return f"unfinished: {section.done} of {of_all} runs"
 
 
-def _again(content: Mapping[str, Any]) -> str:
-    command = f" with '{content['command']}'" if content.get("command") else ""
+def _again(content: Mapping[str, Any], folder: Path) -> str:
+    command = with_out(str(content.get("command") or ""), folder)
+    command = f" with '{command}'" if command else ""
     return f"start it again{command}: it goes on with what is there"
 
 

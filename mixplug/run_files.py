@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -97,15 +97,15 @@ def load_run(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | N
         return None
     try:
         content = json.loads(numbers.read_text())
-        settings, result = content["settings"], RunResult(**content["result"])
+        settings, result = dict(content["settings"]), RunResult(**content["result"])
+        _check(result)
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{numbers} is not a finished run that this version can read ({error}); remove it") from error
     wanted = settings_of(recipe, method)
     if settings != wanted:
-        different = sorted(k for k in wanted | settings if wanted.get(k) != settings.get(k))
         raise RecipeError(
-            f"{out} holds a run of {method!r} with other settings: {', '.join(different)} differ; choose another --out "
-            f"or remove that folder"
+            f"{out} holds a run of {method!r} with other settings: {_difference(settings, wanted)}; choose another "
+            f"--out or remove that folder"
         )
     if arrays.exists():
         try:
@@ -114,6 +114,41 @@ def load_run(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | N
         except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
             raise RecipeError(f"{arrays} holds no pictures that this version can read; remove {numbers}") from error
     return result
+
+
+def _check(result: RunResult) -> None:
+    """Raise for a result of other types than the tables and pictures need."""
+    for name in ("accuracy", "seconds"):
+        if not isinstance(value := getattr(result, name), int | float):
+            raise TypeError(f"{name} is {value!r}, no number")
+    if not isinstance(result.lengths, dict) or not all(isinstance(n, int) for n in result.lengths.values()):
+        raise TypeError("lengths are no whole numbers by phase")
+    if result.unit not in ("ep", "ba"):
+        raise ValueError(f"the unit is {result.unit!r}")
+    if not isinstance(result.task_accuracies, dict):
+        raise TypeError("task_accuracies are no mapping")
+    for name in ("ssl", "sl", "accuracy"):
+        points = np.array(result.history[name], dtype=float)
+        if points.size and (points.ndim != 2 or points.shape[1] != 2):
+            raise ValueError(f"the history of {name} is no list of [time, value]")
+
+
+def _difference(old: Any, new: Any, shown: int = 4) -> str:
+    """What differs, by its full key, with both values; the first few of it."""
+    pairs = list(_leaves(old, new, ""))
+    texts = [f"{path} was {before} and is {after}" for path, before, after in pairs[:shown]]
+    return ", ".join(texts) + (f" and {len(pairs) - shown} more" if len(pairs) > shown else "")
+
+
+def _leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}, key=str):
+            missing = None if key in old and key in new else "nothing"
+            below = f"{path}.{key}" if path else str(key)
+            yield from _leaves(old.get(key, missing), new.get(key, missing), below)
+    elif old != new:
+        before, after = (value if value == "nothing" else json.dumps(value) for value in (old, new))
+        yield path, before, after
 
 
 def copy_run(source: Path, method: str, seed: int, out: Path, origin: str) -> None:

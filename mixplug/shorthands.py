@@ -17,6 +17,9 @@ from typing import Any
 
 from mixplug.checks import check_int
 
+SHORT = ("epochs", "fraction", "alpha", "rho")
+"""The short keys."""
+
 _HAVE = {"alpha": ("MixTraining", "JointLoss"), "rho": ("MixTraining", "PhaseSwitch")}
 _DEFAULTS = {"alpha": 0.5, "rho": 0.5}
 

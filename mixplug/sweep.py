@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixplug.commands import command_line
+from mixplug.commands import check_out, command_line, with_out
 from mixplug.compare import Announce, cells_of, check_method, compare, expected_runs, named, summary
 from mixplug.environment import describe_environment
 from mixplug.experiment import Progress
@@ -48,14 +48,16 @@ def sweep(
 
     Raises:
         ValueError: nothing is swept, or something in the recipe is wrong at one of the points.
-        RecipeError: ``out`` holds runs of other settings.
+        RecipeError: ``out`` holds runs of other settings, or a comparison.
+        NotADirectoryError: ``out`` is a file.
     """
+    check_out(out, "sweep")
     grid = grid_points(arguments)
     recipes = read_points(recipe, grid, seeds)
     command = command_line("sweep", recipe, arguments, seeds)
     trained = _found(grid, recipes, out)
     out.mkdir(parents=True, exist_ok=True)
-    write(out / STARTED, json.dumps(_expected(grid, recipes, command), indent=1))
+    write(out / STARTED, json.dumps(_expected(grid, recipes, with_out(command, out)), indent=1))
     points = []
     for number, (point, settings) in enumerate(zip(grid, recipes, strict=True), start=1):
         folder, name = out / point.folder, f"({number}/{len(grid)}) {point.label}"
@@ -74,7 +76,7 @@ def sweep(
         points.append(Point(point.values, point.folder, comparison))
     finished = Sweep(tuple(points))
     _write_outputs(finished, out, command)
-    (out / STARTED).unlink()
+    (out / STARTED).unlink(missing_ok=True)
     return finished
 
 

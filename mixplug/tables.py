@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mixplug.beside import Beside
+from mixplug.beside import Beside, data_remark, is_assumed
 from mixplug.environment import describe_environment
 from mixplug.grid import text_of
 from mixplug.paper import METHODS, Figure, caption
@@ -80,7 +80,7 @@ def sweep_table(sweep: Sweep) -> Table:
     if shown:
         numbers = [", ".join(map(str, sorted({figure.table for figure in at_point}))) for at_point in used]
         columns.append(Column("Paper: table", numbers))
-    return Table(columns, _caption(shown, comparisons[0]))
+    return Table(columns, _caption(shown, comparisons))
 
 
 def measured(comparison: Comparison) -> str:
@@ -121,21 +121,25 @@ def _paper_columns(
     by_task = {task: [beside.figure(comparison, method, task) for comparison, method in lines] for task in ("", *tasks)}
     shown = [figure for found in by_task.values() for figure in found if figure]
     if not shown:
-        return [], _caption(shown, lines[0][0])
+        return [], _caption(shown, [comparison for comparison, _ in lines])
     main = by_task.pop("")
     columns = _figures(main, "Paper (%)", "Paper (s)")
     for task, found in by_task.items():
         columns += [Column(c.title, c.cells, spare=True) for c in _figures(found, f"Paper {task} (%)")]
     if numbered:
         columns.append(Column("Table", [str(figure.table) if figure else "" for figure in main]))
-    return columns, _caption(shown, lines[0][0])
+    return columns, _caption(shown, [comparison for comparison, _ in lines])
 
 
-def _caption(shown: Sequence[Figure], comparison: Comparison) -> list[str]:
+def _caption(shown: Sequence[Figure], comparisons: Sequence[Comparison]) -> list[str]:
     """What to know about the paper's figures; that there are none, where a recipe asks for some."""
-    if not shown and comparison.recipe.paper:
-        return ["Paper: Li et al. report no figure for these settings."]
-    return [caption(shown)] if shown else []
+    recipes = [comparison.recipe for comparison in comparisons]
+    other_data = list(dict.fromkeys(remark for recipe in recipes if (remark := data_remark(recipe))))
+    if shown:
+        return [caption(shown, any(recipe.paper and is_assumed(recipe) for recipe in recipes)), *other_data]
+    if other_data or not any(recipe.paper for recipe in recipes):
+        return other_data
+    return ["Paper: Li et al. report no figure for these settings."]
 
 
 def _figures(found: Sequence[Figure | None], accuracy: str, seconds: str = "") -> list[Column]:

@@ -35,7 +35,7 @@ def test_compare_and_train(capsys, tmp_path):
     assert "3 methods, 1 seeds, 3 runs" in printed
     assert "MixTraining" in printed
     assert (tmp_path / "c" / "results.json").exists()
-    assert main(["compare", TINY, "--seeds", "1", "--out", str(tmp_path / "c")]) == 0
+    assert main(["compare", TINY, "--seeds", "1", "epochs=2", "--out", str(tmp_path / "c"), "pictures=2"]) == 0
     assert "holds 3 of 3 runs" in capsys.readouterr().out
     assert main(["train", TINY, "--method", "sl", "--seed", "3", "--out", str(tmp_path / "t")]) == 0
     assert "SL, seed 3: accuracy" in capsys.readouterr().out
@@ -54,6 +54,8 @@ def test_compare_and_train(capsys, tmp_path):
         ["compare", TINY, "sead=3"],
         ["compare", TINY, "seeds=x"],
         ["compare", TINY, "--seeds", "0"],
+        ["compare", TINY, "--seeds", "1", "seeds=2"],
+        ["compare", TINY, "epoch=2"],
         ["compare", TINY, "data.dataset=cifar11"],
         ["compare", TINY, "methods.mix.algorithms=[NoSuchThing]"],
         ["compare", TINY, "methods.mix.algorithms.0.MixTraining.rho=-0.1"],
@@ -72,7 +74,18 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, capsys, tmp_path, monk
     assert len(errors.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["trane"], ["compare"], ["plan", "--rho", "half"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trane"],
+        ["compare"],
+        ["plan", "--rho", "half"],
+        ["compare", TINY, "--seeds", "1", "epochs=1", "--sead", "3"],
+        ["compare", TINY, "epochs=1", "--nope"],
+        ["recipes", "epochs=1"],
+    ],
+)
 def test_bad_usage_is_exit_code_2_too(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

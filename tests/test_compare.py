@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_runs import fake_run
 
 from mixplug.compare import compare
 from mixplug.recipes import RecipeError, load_recipe
+from mixplug.run_files import settings_of
 from mixplug.spread import Spread
 from mixplug.tables import comparison_table, measured
 from mixplug.train import train
@@ -112,13 +114,32 @@ def test_more_seeds_use_the_runs_that_are_there(finished, tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(finished):
     _, out, *_ = finished
-    with pytest.raises(RecipeError, match="other settings: data differ"):
+    with pytest.raises(RecipeError, match=r"other settings: data.fraction was 0.05 and is 0.1; choose"):
         compare(load_recipe(TINY, ["data.fraction=0.1"]), out)
+
+
+def wrong_types():
+    """Results that are JSON of the right keys, each with a value that is of another type."""
+    recipe = load_recipe(TINY)
+    for change in (
+        {"accuracy": "high"},
+        {"seconds": None},
+        {"lengths": [2]},
+        {"lengths": {"sl": "2"}},
+        {"unit": 3},
+        {"history": {}},
+        {"history": {"ssl": [], "sl": [1], "accuracy": []}},
+        {"history": {"ssl": [], "sl": [[1, "x"]], "accuracy": []}},
+        {"task_accuracies": [1]},
+    ):
+        result = fake_run(recipe, "sl", 0).numbers() | change
+        yield json.dumps({"settings": settings_of(recipe, "sl"), "result": result})
+    yield json.dumps({"settings": 3, "result": fake_run(recipe, "sl", 0).numbers()})
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path):
     (tmp_path / "runs").mkdir()
-    for text in ("half writ", "[]", '{"settings": {}, "result": {"accuracy": 1}}'):
+    for text in ("half writ", "[]", '{"settings": {}, "result": {"accuracy": 1}}', *wrong_types()):
         (tmp_path / "runs" / "sl-seed0.json").write_text(text)
         with pytest.raises(RecipeError, match=r"sl-seed0.json is not a finished run .* remove it"):
             compare(load_recipe(TINY), tmp_path)

@@ -34,9 +34,7 @@ def test_several_values_are_swept(argument, values):
     assert [OmegaConf.create(p.overrides[0].replace("=", ": ", 1))[key] for p in points] == values
 
 
-@pytest.mark.parametrize(
-    "single", ["alpha=0.1", "betas=[0.9,0.95]", "x={a: 1, b: 2}", "d='a,b'", "epochs=10,,20", "x=[1,2", "x", "x="]
-)
+@pytest.mark.parametrize("single", ["alpha=0.1", "betas=[0.9,0.95]", "x={a: 1, b: 2}", "d='a,b'", "x=[1,2", "x", "x="])
 def test_a_single_value_holds_at_every_point(single):
     points = grid_points(["epochs=1,2", single] if not single.startswith("epochs") else ["alpha=1,0", single])
     assert [single in point.overrides for point in points] == [True, True]
@@ -80,6 +78,11 @@ def test_folders_of_odd_values_are_safe_and_differ():
         (["alpha=0.1"], "'mixplug compare' runs a recipe with single ones"),
         (["alpha=0.1,0.5", "alpha=0.9"], "'alpha' is given 2 times; give all of its values at once: alpha=v1,v2"),
         (["alpha=0.1,0.5,0.10"], "names the value 0.1 2 times"),
+        (["epochs=1,", "alpha=0.1,0.5"], "'epochs=1,' has an empty value"),
+        (["epochs=1,,2"], "'epochs=1,,2' has an empty value"),
+        (["betas=[0.9,0.95],"], "has an empty value"),
+        (["epochs=[1,2]", "alpha=0.1,0.5"], "'epochs=[1,2]': write epochs=1,2 without brackets to sweep"),
+        (["data.fraction=[0.1, 1]"], "write data.fraction=0.1, 1 without brackets to sweep"),
     ],
 )
 def test_what_is_no_sweep(arguments, message):
@@ -101,12 +104,26 @@ def test_recipes_of_the_points():
         (["epochs=1,2", "sead=3"], None, RecipeError, "did you mean 'seeds'"),
         (["epochs=1,2"], 0, ValueError, "--seeds must be a whole number of at least 1"),
         (["methods.mix.label=a,b"], None, RecipeError, "the same methods at each point"),
-        (["epochs=1,,2", "alpha=0.1,0.5"], None, RecipeError, "epochs=1,,2"),
+        (
+            ["data.fraction=0.1,0.2", "fraction=1"],
+            None,
+            RecipeError,
+            "'data.fraction=0.1' and 'fraction=1' both set data.fraction",
+        ),
+        (["seeds=1,2"], 3, RecipeError, "'--seeds 3' and 'seeds=1' both set seeds; give one of them"),
     ],
 )
 def test_what_is_wrong_at_one_point(arguments, seeds, error, message):
     with pytest.raises(error, match=re.escape(message)):
         read_points(TINY, grid_points(arguments), seeds)
+
+
+@pytest.mark.parametrize("arguments", [["rho=0,0.5", "alpha=0.1,0.5"], ["alpha=0.1,0.5", "rho=0,0.5"]])
+def test_keys_in_any_order(arguments):
+    grid = grid_points(arguments)
+    found = [(p.values, r.methods["mix"].algorithms) for p, r in zip(grid, read_points(TINY, grid), strict=True)]
+    assert len(found) == 4
+    assert all(algorithms == [{"MixTraining": values}] for values, algorithms in found)
 
 
 def test_values_as_text():

@@ -7,7 +7,18 @@ from collections import Counter
 
 import pytest
 
-from mixplug.paper import METHODS, SETTINGS, Figure, all_figures, caption, curve, figures, method_of, reference
+from mixplug.paper import (
+    METHODS,
+    SETTINGS,
+    Figure,
+    all_figures,
+    caption,
+    curve,
+    figures,
+    has_data,
+    method_of,
+    reference,
+)
 
 EPOCH_STUDIES = {6: 0.1, 8: 0.25, 9: 0.5, 10: 0.75, 11: 1.0, 12: 0.1, 13: 0.25, 14: 0.5, 15: 0.75, 16: 1.0}
 MULTITASK = "multitask_cifar10_svhn"
@@ -217,6 +228,32 @@ def test_what_a_caption_says():
     study = [f for _, f in curve("cifar10", "MixTraining", "alpha", {"fraction": 1.0})]
     assert "Table 4: CIFAR-10, 100% of the images" in caption(study)
     assert "alpha = 0.01, 0.1, 0.5, 0.9 and 0.99, rho = 0.75;" in caption(study)
+
+
+@pytest.mark.parametrize(
+    ("setting", "labelled", "unlabelled", "expected"),
+    [
+        ("cifar10", ["cifar10"], [], True),
+        ("cifar10", ["image_folder"], [], True),
+        ("cifar10", ["cifar100"], [], False),
+        ("cifar10", ["cifar10"], ["image_folder"], False),
+        ("tinyimagenet", ["image_folder"], [], True),
+        ("tinyimagenet", ["svhn"], [], False),
+        ("tinyimagenet_to_cifar100", ["cifar100"], ["image_folder"], True),
+        ("tinyimagenet_to_cifar100", ["cifar100"], [], False),
+        ("tinyimagenet_to_cifar100", ["cifar100"], ["svhn"], False),
+        (MULTITASK, ["svhn", "cifar10"], [], True),
+        (MULTITASK, ["svhn", "image_folder"], [], True),
+        (MULTITASK, ["svhn", "svhn"], [], False),
+        (MULTITASK, ["svhn"], [], False),
+    ],
+)
+def test_whose_data_it_is(setting, labelled, unlabelled, expected):
+    assert has_data(setting, labelled, unlabelled) is expected
+
+
+def test_each_setting_has_data():
+    assert all(not has_data(setting, ["digits"]) for setting in SETTINGS)
 
 
 def test_kinds_of_methods():

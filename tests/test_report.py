@@ -33,7 +33,13 @@ def folders(tmp_path_factory):
             patch.setattr(module, name, lambda *_: Figure(figsize=(1, 1)))
         recipe = load_recipe(TINY, ["methods.mix.label='Mix [a](b) | <i>'", "description='a_b *c*'"])
         compare(recipe, out / "one", lambda _: None, command="mixplug compare tiny.yaml")
-        sweep("tiny.yaml", ["epochs=50,100", "fraction=0.1", "paper=cifar10"], out / "epochs", 2, lambda _: None)
+        sweep(
+            "tiny.yaml",
+            ["epochs=50,100", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10"],
+            out / "epochs",
+            2,
+            lambda _: None,
+        )
         with pytest.raises(KeyboardInterrupt):
             compare(load_recipe(TINY), out / "half", interrupt_after(4), command="mixplug compare tiny.yaml seeds=2")
         with pytest.raises(KeyboardInterrupt):
@@ -70,7 +76,7 @@ def test_a_mixed_page(folders, tmp_path):
         "| Section | What | Data | Seeds | Best accuracy (%) | Its latency (s) |",
         "| --- | --- | --- | ---: | --- | ---: |",
         "| [one](#one) | comparison of 3 methods | digits, fraction 0.05 | 2 | 50.95 ± 0.07 (SSL+SL) | 0.2 ± 0.0 |",
-        "| [epochs](#epochs) | sweep over epochs (50, 100) | digits, fraction 0.1 | 2 | "
+        "| [epochs](#epochs) | sweep over epochs (50, 100) | cifar10, fraction 0.1 | 2 | "
         "71.05 ± 0.07 (SSL+SL, epochs=100) | 20.1 ± 0.1 |",
         "| [half](#half) | comparison of 3 methods |  |  | unfinished: 4 of 6 runs |  |",
         "| [half\\_sweep](#half_sweep) | sweep of 2 points |  |  | unfinished: 3 of 6 runs |  |",
@@ -80,9 +86,9 @@ def test_a_mixed_page(folders, tmp_path):
     for name in ("one", "epochs"):
         assert (folders / name / "table.md").read_text().strip() in text
     assert "a\\_b \\*c\\*" in text
-    assert "mixplug sweep tiny.yaml epochs=50,100 fraction=0.1 paper=cifar10 --seeds 2" in lines
+    assert "mixplug sweep tiny.yaml epochs=50,100 fraction=0.1 paper=cifar10 data.dataset=cifar10 --seeds 2" in lines
     assert "mixplug compare tiny.yaml" in lines
-    for what in ("- Settings: digits, fraction 0.1, batches of 32; vit\\_tiny", "- Machine: ", "- Versions: mixplug "):
+    for what in ("- Settings: cifar10, fraction 0.1, batches of 32; vit\\_tiny", "- Machine: ", "- Versions: mixplug "):
         assert any(line.startswith(what) for line in lines)
     assert "50ep of SSL and 50ep of SL; 100ep of SSL and 100ep of SL" in text
     assert "<summary>Recipe, at epochs=50</summary>" in text
@@ -104,8 +110,8 @@ def test_pictures_are_copied_and_linked(folders, tmp_path):
 def test_an_interrupted_one_says_so_and_shows_what_there_is(folders, tmp_path):
     text = page(folders, tmp_path, "half", "half_sweep")
     assert (
-        "**unfinished: 4 of 6 runs**; start it again with 'mixplug compare tiny.yaml seeds=2': it goes on with what is "
-        "there." in text
+        "**unfinished: 4 of 6 runs**; start it again with "
+        f"'mixplug compare tiny.yaml seeds=2 --out {folders / 'half'}': it goes on with what is there." in text
     )
     assert "| SL | 0 | 50.70 | 0.1 |\n| SSL+SL | 0 | 50.90 | 0.2 |" in text
     assert "| alpha=0.1 | MixTraining | 0 |" in text
@@ -120,7 +126,7 @@ def test_more_runs_under_way_make_a_finished_one_unfinished(copied, tmp_path):
 
 
 def test_the_same_folders_give_the_same_page(folders, tmp_path):
-    names = ("epochs", "one", "half")
+    names = ("epochs", "one")
     pages = [page(folders, tmp_path / str(i), *names) for i in range(2)]
     assert pages[0] == pages[1]
     assert page(folders, tmp_path / "0", *names) == pages[0]
@@ -140,7 +146,7 @@ def test_folders_of_one_name_get_along(copied, tmp_path):
 def test_a_point_of_a_sweep_is_a_comparison(folders, tmp_path):
     text = page(folders, tmp_path, "epochs/epochs=50")
     assert "[epochs=50](#epochs-50) | comparison of 3 methods" in text
-    assert "mixplug compare tiny.yaml epochs=50 fraction=0.1 paper=cifar10 --seeds 2" in text
+    assert "mixplug compare tiny.yaml epochs=50 fraction=0.1 paper=cifar10 data.dataset=cifar10 --seeds 2" in text
 
 
 def test_results_of_earlier_versions(copied, tmp_path):
@@ -155,6 +161,11 @@ def test_results_of_earlier_versions(copied, tmp_path):
     assert "| ssl\\_sl | 0 |" in text
 
 
+def damaged(folder, **changes):
+    path = folder / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -162,7 +173,13 @@ def test_results_of_earlier_versions(copied, tmp_path):
         (lambda f: (f / "results.json").write_text("{half"), "results.json is damaged"),
         (lambda f: (f / "results.json").write_text("[]"), "results.json is not what compare or sweep writes"),
         (lambda f: (f / "results.json").write_text("{}"), "results.json is not what compare or sweep writes"),
-        (lambda f: (f / "table.md").unlink(), "has no table.md; start it again with 'mixplug compare tiny.yaml'"),
+        (lambda f: damaged(f, recipe={}), "results.json is not what compare or sweep writes (no 'data')"),
+        (lambda f: damaged(f, recipe=3), "results.json is not what compare or sweep writes"),
+        (lambda f: damaged(f, table=[]), "results.json is not what compare or sweep writes"),
+        (lambda f: damaged(f, table=[{}]), "results.json is not what compare or sweep writes (no 'accuracy'"),
+        (lambda f: damaged(f, machine="mine"), "results.json is not what compare or sweep writes"),
+        (lambda f: damaged(f, points=[]), "results.json is not what compare or sweep writes"),
+        (lambda f: (f / "table.md").unlink(), "has no table.md; start it again with 'mixplug compare tiny.yaml --out "),
         (lambda f: (f / "started.json").write_text('{"runs": 3}'), "started.json is not what compare or sweep writes"),
         (lambda f: [p.unlink() for p in f.glob("*.*")] and shutil.rmtree(f / "runs"), "holds no results.json"),
         (lambda f: shutil.move(f, f / ".." / "x" / "one"), "there is no folder"),
@@ -178,9 +195,10 @@ def test_what_is_damaged_is_named_before_anything_is_written(copied, tmp_path, d
 
 
 def test_a_damaged_run_of_an_interrupted_one(copied, tmp_path):
-    (copied / "half" / "runs" / "sl-seed0.json").write_text('{"result": {}}')
-    with pytest.raises(ValueError, match=r"sl-seed0.json is not a finished run; remove it"):
-        page(copied, tmp_path, "half")
+    for result in ({}, 3, {"accuracy": "x", "seconds": 1}, {"accuracy": 1, "seconds": None}):
+        (copied / "half" / "runs" / "sl-seed0.json").write_text(json.dumps({"result": result}))
+        with pytest.raises(ValueError, match=r"sl-seed0.json is not a finished run; remove it"):
+            page(copied, tmp_path, "half")
 
 
 def test_other_folders(copied, tmp_path):

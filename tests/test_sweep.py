@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mixplug import compare as compare_module
 from mixplug import sweep as sweep_module
 from mixplug.cli import main
-from mixplug.recipes import RecipeError
+from mixplug.recipes import RecipeError, load_recipe
 from mixplug.sweep import sweep
 from mixplug.sweep_pictures import accuracy, trade_off
 
@@ -147,9 +147,59 @@ def test_runs_of_other_settings_stop_it_before_any_training(tmp_path, fake):
     run(tmp_path, "alpha=0.1,0.9", seeds=1)
     (tmp_path / "alpha=0.1" / "runs" / "sl-seed0.json").unlink()
     before = len(fake.trained)
-    with pytest.raises(RecipeError, match=r"alpha=0.1 holds a run of 'ssl_sl' with other settings: data differ"):
+    with pytest.raises(
+        RecipeError, match=r"alpha=0.1 holds a run of 'ssl_sl' with other settings: data.fraction was 0.05 and is 0.5"
+    ):
         run(tmp_path, "alpha=0.1,0.9", "fraction=0.5", seeds=1)
     assert len(fake.trained) == before
+
+
+def test_a_comparison_and_a_sweep_do_not_share_a_folder(tmp_path, fake):
+    run(tmp_path / "sweep", "alpha=0.1,0.9", seeds=1)
+    compare_module.compare(load_recipe(TINY, ["seeds=1"]), tmp_path / "one", lambda _: None)
+    trained = len(fake.trained)
+    with pytest.raises(RecipeError, match=r"one holds a comparison, and a sweep cannot go to the same folder"):
+        run(tmp_path / "one", "alpha=0.1,0.9", seeds=1)
+    with pytest.raises(RecipeError, match=r"sweep holds a sweep, and a comparison cannot .* choose another --out"):
+        compare_module.compare(load_recipe(TINY), tmp_path / "sweep", lambda _: None)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "started.json").write_text('{"kind": "sweep"}')
+    with pytest.raises(RecipeError, match="half holds a sweep"):
+        compare_module.compare(load_recipe(TINY), tmp_path / "half", lambda _: None)
+    assert len(fake.trained) == trained
+
+
+def test_the_command_to_start_it_again_names_the_folder(tmp_path, fake, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = Path("tiny.yaml")
+    recipe.write_text(TINY.read_text())
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(recipe, ["alpha=0.1,0.9"], tmp_path / "my runs", 1, stop)
+    command = "mixplug sweep tiny.yaml alpha=0.1,0.9 --seeds 1 --out 'my runs'"
+    assert json.loads(Path("my runs/started.json").read_text())["command"] == command
+    started = json.loads(Path("my runs/alpha=0.1/started.json").read_text())
+    assert started["command"] == "mixplug compare tiny.yaml alpha=0.1 --seeds 1 --out 'my runs/alpha=0.1'"
+
+
+def test_what_somebody_else_removed_is_not_missed(tmp_path, fake):
+    def remove(_):
+        for path in tmp_path.rglob("started.json"):
+            path.unlink()
+
+    sweep(TINY, ["alpha=0.1,0.9"], tmp_path, 1, remove)
+    assert (tmp_path / "results.json").exists()
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        for arguments in (["sweep", str(TINY), "alpha=0.1,0.9"], ["compare", str(TINY)], ["report", str(tmp_path)]):
+            assert main([*arguments, "--out", str(out)]) == 2
+            assert f"{tmp_path / 'file'} is a file; name a folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -215,24 +265,24 @@ def dashed(axes):
 
 
 def test_the_papers_study_in_the_same_panel_where_scales_agree():
-    (axes,) = accuracy(fake_sweep("epochs=50,75", "fraction=0.1", "paper=cifar10")).axes
+    (axes,) = accuracy(fake_sweep("epochs=50,75", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(axes)["MixTraining (paper)"] == [[50, 57.60], [75, 58.59], [100, 60.45]]
     assert len(axes.containers) == 3
 
 
 def test_and_in_a_panel_of_its_own_where_they_do_not():
-    ours, paper = accuracy(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10")).axes
+    ours, paper = accuracy(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(ours) == {}
     assert dashed(paper)["SL (paper)"] == [[50, 53.28], [75, 53.07], [100, 53.40]]
     assert paper.get_title() == "Li et al., ViT-T"
 
 
 def test_the_papers_trade_off():
-    ours, paper = trade_off(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10")).axes
+    ours, paper = trade_off(fake_sweep("epochs=2,4", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(paper)["MixTraining (paper)"] == [[473.80, 57.60], [742.53, 58.59], [962.16, 60.45]]
     assert len(ours.containers) == 3
     # Table 4 has no latencies, and a single point is no curve.
-    (only,) = trade_off(fake_sweep("alpha=0.1,0.9", "fraction=1", "paper=cifar10")).axes
+    (only,) = trade_off(fake_sweep("alpha=0.1,0.9", "fraction=1", "paper=cifar10", "data.dataset=cifar10")).axes
     assert dashed(only) == {}
 
 

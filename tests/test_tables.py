@@ -13,7 +13,8 @@ from mixplug.results import Comparison, RunResult
 from mixplug.table import Column, Table
 from mixplug.tables import comparison_table, measured, sweep_listing, sweep_table
 
-MULTITASK = "paper=multitask_cifar10_svhn"
+PAPER = ("paper=cifar10", "data.dataset=cifar10")
+MULTITASK = ("paper=multitask_cifar10_svhn", "tasks={cifar10: {dataset: cifar10}, svhn: {dataset: svhn}}")
 
 
 def titles(table):
@@ -55,7 +56,7 @@ def test_five_columns_without_figures_of_the_paper():
 
 
 def test_the_papers_figures_beside_ours():
-    table = comparison_table(fake_comparison("paper=cifar10", "fraction=0.1"))
+    table = comparison_table(fake_comparison(*PAPER, "fraction=0.1"))
     assert titles(table)[-2:] == ["Paper (%)", "Paper (s)"]
     assert column(table, "Paper (%)") == ["53.40", "56.79", "60.45"]
     assert column(table, "Paper (s)") == ["589.44", "1253.65", "962.16"]
@@ -65,15 +66,46 @@ def test_the_papers_figures_beside_ours():
 
 
 def test_epochs_that_the_paper_has_are_compared_with_its_own():
-    table = comparison_table(fake_comparison("paper=cifar10", "fraction=0.1", "epochs=50"))
+    table = comparison_table(fake_comparison(*PAPER, "fraction=0.1", "epochs=50"))
     assert column(table, "Paper (%)") == ["53.28", "54.75", "57.60"]
     assert "Table 6: CIFAR-10, 10% of the images, 50 epochs" in table.notes[1]
 
 
 def test_a_fraction_that_the_paper_does_not_have():
-    table = comparison_table(fake_comparison("paper=cifar10", "fraction=0.2"))
+    table = comparison_table(fake_comparison(*PAPER, "fraction=0.2"))
     assert "Paper (%)" not in titles(table)
     assert table.notes[1] == "Paper: Li et al. report no figure for these settings."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "data"),
+    [
+        (["data.dataset=digits"], "digits"),
+        (["data.dataset=cifar100"], "cifar100"),
+        (["data.dataset=cifar10", "ssl_data={dataset: svhn}"], "SSL on svhn, SL on cifar10"),
+        (["tasks={a: {dataset: cifar10}, b: {dataset: svhn}}"], "cifar10 and svhn"),
+    ],
+)
+def test_beside_other_data_stand_no_figures(overrides, data):
+    table = comparison_table(fake_comparison("paper=cifar10", "fraction=0.1", *overrides))
+    assert "Paper (%)" not in titles(table)
+    assert table.notes[1] == (
+        f"Paper: Li et al.'s figures for CIFAR-10 are not shown beside other data ({data}); "
+        f"images that are the paper's may be given as dataset: image_folder, which keeps them."
+    )
+
+
+def test_a_folder_of_images_may_hold_the_papers_data():
+    table = comparison_table(fake_comparison("paper=cifar10", "fraction=0.1", "data.dataset=image_folder"))
+    assert column(table, "Paper (%)") == ["53.40", "56.79", "60.45"]
+    assert table.notes[1].endswith("They compare if the images are those of the paper (CIFAR-10).")
+    assert "They compare if" not in comparison_table(fake_comparison(*PAPER, "fraction=0.1")).notes[1]
+
+
+def test_a_sweep_over_data_sets_has_figures_beside_the_papers_alone():
+    table = sweep_table(fake_sweep("data.dataset=cifar10,digits", "fraction=0.1", "paper=cifar10"))
+    assert column(table, "Paper: SL (%)") == ["53.40", ""]
+    assert "not shown beside other data (digits)" in table.notes[2]
 
 
 def test_tasks_have_columns_of_their_own():
@@ -83,7 +115,7 @@ def test_tasks_have_columns_of_their_own():
 
 
 def test_tasks_and_the_paper():
-    table = comparison_table(fake_comparison(MULTITASK, "fraction=0.1", tasks=("cifar10", "svhn")))
+    table = comparison_table(fake_comparison(*MULTITASK, "fraction=0.1", tasks=("cifar10", "svhn")))
     assert column(table, "Paper (%)") == ["51.53", "60.76", "70.11"]
     assert column(table, "Paper cifar10 (%)") == ["55.20", "59.02", "63.44"]
     assert column(table, "Paper svhn (%)") == ["47.86", "62.49", "76.77"]
@@ -99,13 +131,13 @@ def test_older_results_without_tasks_can_be_read():
 
 
 def test_a_pass_for_both_heads_without_phases_is_not_the_papers_sl():
-    comparison = fake_comparison("paper=cifar10", "fraction=0.1")
+    comparison = fake_comparison(*PAPER, "fraction=0.1")
     runs = {k: replace(r, rho=None, lengths={"mix": 2}) if k[0] == "mix" else r for k, r in comparison.runs.items()}
     assert column(comparison_table(Comparison(comparison.recipe, runs)), "Paper (%)") == ["53.40", "56.79", ""]
 
 
 def test_a_sweep_in_the_layout_of_the_paper():
-    table = sweep_table(fake_sweep("epochs=50,100", "paper=cifar10", "fraction=0.1"))
+    table = sweep_table(fake_sweep("epochs=50,100", *PAPER, "fraction=0.1"))
     assert titles(table) == [
         "epochs",
         "SL (%)", "SL (s)",
@@ -130,7 +162,7 @@ def test_a_sweep_in_the_layout_of_the_paper():
 
 
 def test_a_sweep_in_lines():
-    table = sweep_listing(fake_sweep("epochs=50,100", "paper=cifar10", "fraction=0.1"))
+    table = sweep_listing(fake_sweep("epochs=50,100", *PAPER, "fraction=0.1"))
     assert titles(table)[:2] == ["epochs", "Method"]
     assert column(table, "epochs") == ["50", "", "", "100", "", ""]
     assert column(table, "Method") == ["SL", "SSL+SL", "MixTraining"] * 2
@@ -158,7 +190,7 @@ def test_which_figures_stand_beside_a_sweep(arguments, figures):
     defaults = [f for f in ("fraction=1", "epochs=100") if not any(f.split("=")[0] in a for a in arguments)]
     if any("duration" in a for a in arguments):
         defaults.remove("epochs=100")
-    table = sweep_table(fake_sweep(*arguments, *defaults, "paper=cifar10"))
+    table = sweep_table(fake_sweep(*arguments, *defaults, *PAPER))
     for kind, expected in figures.items():
         if expected is None:
             assert f"Paper: {kind} (%)" not in titles(table)
@@ -167,17 +199,17 @@ def test_which_figures_stand_beside_a_sweep(arguments, figures):
 
 
 def test_the_note_on_alpha_says_which_rho_the_paper_has():
-    table = sweep_table(fake_sweep("alpha=0.1,0.9", "fraction=1", "paper=cifar10"))
+    table = sweep_table(fake_sweep("alpha=0.1,0.9", "fraction=1", *PAPER))
     assert "alpha = 0.1 and 0.9, rho = 0.75;" in table.notes[1]
 
 
 def test_a_method_with_a_ramp_is_not_compared_with_a_constant_alpha(tmp_path):
-    sweep = fake_sweep("alpha=0.1,{Ramp: {start: 1, stop: 0}}", "fraction=1", "paper=cifar10")
+    sweep = fake_sweep("alpha=0.1,{Ramp: {start: 1, stop: 0}}", "fraction=1", *PAPER)
     assert column(sweep_table(sweep), "Paper: MixTraining (%)") == ["82.19", ""]
 
 
 def test_tasks_in_a_sweep():
-    sweep = fake_sweep("epochs=50,75", "fraction=0.1", MULTITASK, tasks=("cifar10", "svhn"))
+    sweep = fake_sweep("epochs=50,75", "fraction=0.1", *MULTITASK, tasks=("cifar10", "svhn"))
     table = sweep_table(sweep)
     assert titles(table)[:5] == ["epochs", "SL (%)", "SL, cifar10 (%)", "SL, svhn (%)", "SL (s)"]
     assert column(table, "Paper: SL, svhn (%)") == ["38.98", "44.64"]
@@ -188,7 +220,7 @@ def test_tasks_in_a_sweep():
 
 def test_a_narrow_terminal_gets_every_character():
     console = Console(file=io.StringIO(), width=40, soft_wrap=True)
-    _print_table(console, comparison_table(fake_comparison("paper=cifar10", "fraction=0.1")))
+    _print_table(console, comparison_table(fake_comparison(*PAPER, "fraction=0.1")))
     printed = console.file.getvalue()
     assert "…" not in printed
     for text in ("SSL+MIX+SL", "Paper (s)", "MixTraining", "1253.65", "4 runs."):
