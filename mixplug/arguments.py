@@ -66,4 +66,4 @@ def _refuse_misspelt(key: str) -> None:
         return
     hint = did_you_mean(key, [*known, *SHORT])
     if any(repr(short) in hint for short in SHORT):
-        raise RecipeError(f"unknown key {key!r}{hint}; short keys are {', '.join(SHORT)}")
+        raise RecipeError(f"unknown key {key!r}{hint} Short keys are {', '.join(SHORT)}")

@@ -64,9 +64,12 @@ def curves(methods: Mapping[str, Sequence[RunResult]]) -> Figure:
             points = np.array([run.history[name] for run in runs])
             if points.size:
                 scale = 100 if name == "accuracy" else 1
+                # A line through a single point is none.
+                marker = "o" if points.shape[1] == 1 else None
                 for one in points:
-                    axes.plot(one[:, 0], scale * one[:, 1], color="#999999", linewidth=0.6)
-                axes.plot(points[0][:, 0], scale * points[:, :, 1].mean(0), color="#1f4e79", linewidth=1.6)
+                    axes.plot(one[:, 0], scale * one[:, 1], color="#999999", linewidth=0.6, marker=marker, markersize=3)
+                mean = scale * points[:, :, 1].mean(0)
+                axes.plot(points[0][:, 0], mean, color="#1f4e79", linewidth=1.6, marker=marker, markersize=6)
             if column == 0:
                 axes.set_ylabel(title, fontsize=9)
             axes.grid(alpha=0.25)

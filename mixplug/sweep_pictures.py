@@ -15,6 +15,7 @@ from mixplug.pictures import colours
 from mixplug.results import Point, Row, Spread, Sweep
 
 _COLUMNS = 4
+_AND = ", "
 
 
 @dataclass
@@ -59,15 +60,16 @@ def accuracy(sweep: Sweep) -> Picture:
             _draw(axes, line)
         for line in paper:
             _draw_paper(axes, line)
-        if numeric and ours and _wide(list(places.values()), key):
-            axes.set_xscale("log")
         if numeric:
             ticks = sorted({x for line in (*ours, *paper) for x in line.x})
+            if _wide(ticks, key):
+                axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.set_xticks([], minor=True)
         else:
             axes.set_xticks(list(places.values()), list(places), rotation=20, ha="right")
         _finish(axes, title, key)
+    _legend(picture)
     return picture
 
 
@@ -87,12 +89,13 @@ def trade_off(sweep: Sweep) -> Picture:
     for axes, title, ours, paper in grid:
         for line in ours:
             _draw(axes, line)
-            _name(axes, line)
         for line in paper:
             _draw_paper(axes, line)
-            _name(axes, line)
+        for line in (*ours, *paper):
+            _name(axes, line, max(x for other in (*ours, *paper) for x in other.x))
         _finish(axes, title, "training latency (s)")
         axes.set_xlim(left=0)
+    _legend(picture)
     return picture
 
 
@@ -106,7 +109,7 @@ def _panels(sweep: Sweep, place: Place, paper_place: PaperPlace | None) -> list[
     beside = Beside(sweep.comparisons)
     groups: dict[str, list[Point]] = {}
     for point in sweep.points:
-        name = ", ".join(f"{other} = {text_of(point.values[other])}" for other in others)
+        name = _AND.join(f"{other} = {text_of(point.values[other])}" for other in others)
         groups.setdefault(name, []).append(point)
     panels = []
     for title, points in groups.items():
@@ -156,9 +159,9 @@ def _grid(panels: Sequence[Panel]) -> tuple[Picture, list[tuple[Axes, str, list[
     for panel in panels:
         wanted.append((panel.title, panel.ours, [] if separate else panel.paper))
     if separate:
-        for panel in panels:
-            title = ": ".join(filter(None, ("Li et al., ViT-T", panel.title)))
-            wanted += [(title, [], panel.paper)] if panel.paper else []
+        for lines, titles in _different(panels):
+            title = ": ".join(filter(None, ("Li et al., ViT-T", _common(titles) if len(panels) > 1 else "")))
+            wanted.append((title, [], lines))
     # The paper's below ours, or beside it where there is one of each.
     columns = min(_COLUMNS, len(panels) if len(panels) > 1 else len(wanted))
     rows = -(-len(wanted) // columns)
@@ -168,6 +171,24 @@ def _grid(panels: Sequence[Panel]) -> tuple[Picture, list[tuple[Axes, str, list[
     for unused in axes[len(wanted) :]:
         unused.set_visible(False)
     return picture, [(a, *what) for a, what in zip(axes, wanted, strict=False)]
+
+
+def _different(panels: Sequence[Panel]) -> list[tuple[list[Line], list[str]]]:
+    """The paper's curves, once where they are the same for several panels, with the titles of those."""
+    groups: list[tuple[list[Line], list[str]]] = []
+    for panel in panels:
+        titles = next((titles for lines, titles in groups if lines == panel.paper), None)
+        if titles is not None:
+            titles.append(panel.title)
+        elif panel.paper:
+            groups.append((panel.paper, [panel.title]))
+    return groups
+
+
+def _common(titles: Sequence[str]) -> str:
+    """What all titles say."""
+    parts = [title.split(_AND) for title in titles]
+    return _AND.join(part for part in parts[0] if all(part in other for other in parts))
 
 
 def _apart(panel: Panel) -> bool:
@@ -201,11 +222,11 @@ def _draw_paper(axes: Axes, line: Line) -> None:
     axes.plot(line.x, line.y, linestyle="--", marker=".", color=line.colour, alpha=0.5, label=line.label)
 
 
-def _name(axes: Axes, line: Line) -> None:
-    """Write at each point what was swept, once where all of them are one."""
-    places = list(zip(line.x, line.y, strict=True))
-    if len(set(places)) == 1:
+def _name(axes: Axes, line: Line, last: float) -> None:
+    """Write at each point what was swept, unless the points are too close for it on an axis from 0 to ``last``."""
+    if max(line.x) - min(line.x) < 0.1 * last:
         return
+    places = zip(line.x, line.y, strict=True)
     for (x, y), name in zip(places, line.names, strict=True):
         axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=line.colour)
 
@@ -216,12 +237,22 @@ def _finish(axes: Axes, title: str, x_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel("test accuracy (%)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+
+
+def _legend(picture: Picture) -> None:
+    """One legend for all axes, below them."""
+    entries = {
+        label: handle for axes in picture.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    # The paper's last, so that it does not depend on which axes came first.
+    labels = sorted(entries, key=lambda label: label.endswith("(paper)"))
+    columns = min(len(labels), 2 + int(picture.get_figwidth() // 4))
+    picture.legend([entries[label] for label in labels], labels, fontsize=8, loc="outside lower center", ncols=columns)
 
 
 def _wide(values: Sequence[float], key: str) -> bool:
-    """Whether values want a logarithmic axis: far apart, and no shares of something."""
-    return key not in ("alpha", "rho", "fraction") and min(values) > 0 and max(values) >= 50 * min(values)
+    """Whether values want a logarithmic axis: a factor of 10 or more apart, and no weights in [0, 1]."""
+    return key.rpartition(".")[2] not in ("alpha", "rho") and min(values) > 0 and max(values) >= 10 * min(values)
 
 
 def _numeric(sweep: Sweep) -> bool:

@@ -27,6 +27,15 @@ class Column:
     spare: bool = False
     note: str = ""
 
+    def __post_init__(self) -> None:
+        """Put title and cells in one line each: a label with a newline would break the table."""
+        object.__setattr__(self, "title", _one_line(self.title))
+        object.__setattr__(self, "cells", [_one_line(cell) for cell in self.cells])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
 
 @dataclass(frozen=True)
 class Table:

@@ -244,8 +244,48 @@ def test_numbers_have_an_axis_of_numbers():
     assert axes.get_xscale() == "linear"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "4", "10"]
     assert axes.containers[0].lines[0].get_xdata().tolist() == [2, 4, 10]
-    (axes,) = accuracy(fake_sweep("optimizer.AdamW.lr=1e-4,1e-3,1e-2")).axes
-    assert axes.get_xscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("argument", "scale"),
+    [
+        ("optimizer.AdamW.lr=1e-4,1e-3,1e-2", "log"),
+        ("epochs=2,20", "log"),
+        ("data.fraction=0.1,1", "log"),
+        ("epochs=2,18", "linear"),
+        ("alpha=0.01,0.5", "linear"),
+        ("methods.mix.algorithms.0.MixTraining.rho=0.01,0.5", "linear"),
+        ("optimizer.AdamW.weight_decay=0,1", "linear"),
+    ],
+)
+def test_far_apart_is_logarithmic(argument, scale):
+    (axes,) = accuracy(fake_sweep(argument)).axes
+    assert axes.get_xscale() == scale
+
+
+@pytest.mark.parametrize("draw", [accuracy, trade_off])
+def test_one_legend_outside_of_the_axes(draw):
+    picture = draw(fake_sweep("epochs=2,4", "fraction=0.1,1", "paper=cifar10", "data.dataset=cifar10"))
+    assert [axes.get_legend() for axes in picture.axes] == [None] * len(picture.axes)
+    (legend,) = picture.legends
+    methods = ["SL", "SSL+SL", "MixTraining"]
+    assert [text.get_text() for text in legend.get_texts()] == [*methods, *(f"{m} (paper)" for m in methods)]
+    picture.canvas.draw()
+    below = legend.get_window_extent().y1
+    assert all(axes.get_window_extent().y0 > below for axes in picture.axes)
+
+
+def test_points_at_one_latency_have_no_names():
+    (axes,) = trade_off(fake_sweep("alpha=0.1,0.5,0.9")).axes
+    assert not axes.texts
+
+
+def test_the_papers_panel_once_for_what_it_does_not_depend_on():
+    paper = ("paper=cifar10", "data.dataset=cifar10")
+    picture = accuracy(fake_sweep("epochs=2,4", "optimizer.AdamW.lr=0.1,0.01", "fraction=0.1", *paper))
+    assert titles(picture)[2:] == ["Li et al., ViT-T"]
+    picture = accuracy(fake_sweep("epochs=2,4", "fraction=0.1,1", "optimizer.AdamW.lr=0.1,0.01", *paper))
+    assert titles(picture)[4:] == [f"Li et al., ViT-T: fraction = {fraction}" for fraction in ("0.1", "1")]
 
 
 def test_words_have_an_axis_of_words():

@@ -32,6 +32,12 @@ def test_markdown():
     )
 
 
+def test_a_line_break_is_shown_as_a_space():
+    table = Table([Column("a\nb", ["x\ny", "z"], words=True)])
+    assert table.markdown() == "| a b |\n| --- |\n| x y |\n| z |\n"
+    assert table.width == 3
+
+
 def test_a_table_that_is_too_wide_leaves_spare_columns_to_the_file():
     columns = [
         Column("a" * 10, ["1"]),
