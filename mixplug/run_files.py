@@ -70,11 +70,8 @@ def check_data(cells: Iterable[tuple[str, int]], out: Path, data: dict[str, Any]
         if recorded is None:
             continue
         then = _flat(recorded)
-        different = [
-            f"{name} was {then.get(name)}, now {now.get(name)}"
-            for name in then | now
-            if then.get(name) != now.get(name)
-        ]
+        changed = [name for name in then | now if then.get(name) != now.get(name)]
+        different = [f"{name} was {then.get(name)}, now {now.get(name)}" for name in changed]
         if different:
             raise RecipeError(
                 f"{out} holds a run of {method!r}, seed {seed}, with other data: {'; '.join(different)}; put the data "

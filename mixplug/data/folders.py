@@ -36,7 +36,7 @@ def read_folder(
         ValueError: there are fewer than two classes, or the test images have a class that the training images lack.
 
     Warns:
-        UserWarning: the test images lack a class of the training images.
+        UserWarning: the test images are the training images, or lack a class of them.
     """
     root = Path(root).expanduser()
     folder = root / train
@@ -54,6 +54,12 @@ def read_folder(
     held_out = root / test if test else _find_test(root, classes, key)
     if not held_out.is_dir():
         raise FileNotFoundError(f"{key}.root={str(root)!r} has no folder {test!r} of test images; set {key}.test")
+    if held_out.resolve() == folder.resolve():
+        warnings.warn(
+            f"{key}.test={test!r} is the folder of the training images: accuracy on them says nothing about new ones; "
+            f"set {key}.test to a folder of other images",
+            stacklevel=2,
+        )
     training, evaluation = (_images_of(tree, classes, size, key) for tree in (folder, held_out))
     empty, unseen = (_lacking(images, names) for images in (training, evaluation))
     if empty:

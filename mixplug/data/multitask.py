@@ -68,7 +68,9 @@ class MultiTaskLoader(_TaskLoaders):
             :class:`mixplug.data.loaders.ImageLoader`, a DataLoader, or another iterable that has ``__len__`` (batches),
             ``batch_size``, ``num_samples`` (images of a pass in this process) and ``set_epoch``. With several
             processes each loader gives a process its share, equally many images on all.
-        tasks: Names and numbers of classes; the order is that of the classifier's logits.
+        tasks: Names and numbers of classes. The order is that of the classifier's logits: give both the same mapping.
+            Batches do not name their tasks, so another order here than there is not noticed where the classes are
+            as many in all, and labels then name the wrong classes.
         seed: Of what a DataLoader draws; an ImageLoader has its own.
 
     Raises:

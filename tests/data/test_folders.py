@@ -51,6 +51,12 @@ def test_a_test_tree_without_one_of_the_classes_keeps_the_numbers(tmp_path):
     assert set(split.test.labels.tolist()) == {0, 2}
 
 
+def test_training_images_as_test_images_are_warned_about(tmp_path):
+    image_files.train_and_test(tmp_path)
+    with pytest.warns(UserWarning, match=r"data\.test='train' is the folder of the training images"):
+        load_dataset("image_folder", root=tmp_path, test="train")
+
+
 def test_hidden_files_and_folders_are_passed_over(tmp_path):
     image_files.train_and_test(tmp_path)
     for tree in ("train", "test"):
