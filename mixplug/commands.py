@@ -9,6 +9,9 @@ from pathlib import Path
 
 from mixplug.recipe_files import RecipeError, shipped_recipes
 
+STARTED = "started.json"
+"""What a folder of results holds as long as it is unfinished: what is to be run there."""
+
 
 def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = (), seeds: int | None = None) -> str:
     """``mixplug COMMAND RECIPE ...`` without the folder of the results, the recipe by a name free of this machine's.
@@ -52,7 +55,7 @@ def check_out(out: Path, kind: str = "") -> None:
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"--out {out}: {path} is a file; name a folder")
-    for name in ("started.json", "results.json"):
+    for name in (STARTED, "results.json"):
         try:
             content = json.loads((out / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):

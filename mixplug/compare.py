@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mixplug import pictures
-from mixplug.commands import check_out, with_out
+from mixplug.commands import STARTED, check_out, with_out
 from mixplug.environment import describe_environment
 from mixplug.experiment import Experiment, Progress
 from mixplug.recipes import Recipe, to_plain
 from mixplug.results import Comparison
-from mixplug.run_files import STARTED, check_data, load_run, save_run, write
+from mixplug.run_files import check_data, load_run, save_run, write
 from mixplug.tables import comparison_table, measured
 
 Announce = Callable[[str], None]

@@ -77,10 +77,10 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         )
     first = next(iter(splits.values()))
     several = len(tasks) > 1
-    other = _load_ssl(recipe, first.shape, seed)
     ssl = None
-    if recipe.ssl_data is not None and other is not None:
+    if recipe.ssl_data is not None:
         with _naming("ssl_data"):
+            other = _load_ssl(recipe.ssl_data, first.shape, seed)
             ssl = other.loader(recipe.data.batch_size, **_pipeline(recipe, recipe.ssl_data, seed, device))
         summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
     return Inputs(
@@ -105,15 +105,11 @@ def _naming(key: str) -> Iterator[None]:
         raise kind(f"{key}: {error}") from error
 
 
-def _load_ssl(recipe: Recipe, labelled: tuple[int, int, int], seed: int) -> UnlabelledImages | None:
-    config = recipe.ssl_data
-    if config is None:
-        return None
+def _load_ssl(config: ImagesConfig, labelled: tuple[int, int, int], seed: int) -> UnlabelledImages:
     _, height, width = labelled
     if config.image_size is None and height == width:
         config = dataclasses.replace(config, image_size=height)
-    with _naming("ssl_data"):
-        other = load_unlabelled(config.dataset, config.fraction, seed, **_options(config))
+    other = load_unlabelled(config.dataset, config.fraction, seed, **_options(config))
     if other.shape != labelled:
         raise ValueError(
             f"ssl_data: its images are {other.shape}, the labelled ones {labelled} (channels, height, width); "

@@ -40,9 +40,9 @@ def read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{path} extends itself: {' -> '.join(str(p) for p in (*below, path.resolve()))}")
     try:
         raw = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise RecipeError(f"{path} must map keys to values ({error})") from error
     if not isinstance(raw, DictConfig):
         raise RecipeError(f"{path} must map keys to values")
@@ -52,7 +52,7 @@ def read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
         if not isinstance(extended, str):
             raise RecipeError(f"{path}: extends must be a recipe's name or file, got {extended!r}")
         parent = read(locate(extended, path.parent), (*below, path.resolve()))
-    _check_vars(raw, parent, path)
+    _check_vars(raw, path)
     for key in ("methods", "tasks"):
         _refuse_unknown_nulls(raw.get(key), parent.get(key) or {}, f"{path}: {key}")
     _make_room(parent, raw)
@@ -134,7 +134,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _check_vars(raw: DictConfig, parent: Any, path: Path) -> None:
+def _check_vars(raw: DictConfig, path: Path) -> None:
     if "vars" in raw and not isinstance(raw.get("vars"), DictConfig):
         raise RecipeError(f"{path}: vars must map names to values, got {raw.get('vars')!r}")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from mixplug.commands import with_out
+from mixplug.commands import STARTED, with_out
 from mixplug.grid import text_of
 from mixplug.spread import Spread
 from mixplug.table import Column, Table
@@ -100,8 +100,8 @@ def _read(folder: Path, taken: set[str]) -> Section:
         raise FileNotFoundError(f"there is no folder {str(folder)!r}")
     base = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name)
     anchor = next(name for i in itertools.count(1) if (name := base if i == 1 else f"{base}-{i}") not in taken)
-    if (folder / "started.json").exists():
-        return _read_unfinished(folder, anchor, _json(folder / "started.json"))
+    if (folder / STARTED).exists():
+        return _read_unfinished(folder, anchor, _json(folder / STARTED))
     if (folder / "results.json").exists():
         content = _json(folder / "results.json")
         parts = content.get("points", [content])
@@ -151,7 +151,7 @@ def _expected(folder: Path, content: dict[str, Any]) -> list[tuple[str, Path, st
         ]
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder / 'started.json'} is not what compare or sweep writes; {_again(content, folder)}"
+            f"{folder / STARTED} is not what compare or sweep writes; {_again(content, folder)}"
         ) from error
 
 
@@ -191,7 +191,7 @@ def _checked_page(section: Section) -> str:
         _overview([section])
         return _page(section)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        path = section.folder / ("results.json" if section.done is None else "started.json")
+        path = section.folder / ("results.json" if section.done is None else STARTED)
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"{path} is not what compare or sweep writes ({what}); {_again(section.content, section.folder)}"

@@ -17,9 +17,6 @@ from mixplug.objectives import Reconstruction
 from mixplug.recipes import Recipe, RecipeError, to_plain
 from mixplug.results import RunResult
 
-STARTED = "started.json"
-"""What a folder holds as long as it is unfinished: what is to be run there."""
-
 
 def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     """All that a run depends on beside its seed, as JSON gives it back."""

@@ -10,14 +10,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixplug.commands import check_out, command_line, with_out
+from mixplug.commands import STARTED, check_out, command_line, with_out
 from mixplug.compare import Announce, cells_of, check_method, compare, expected_runs, named, summary
 from mixplug.environment import describe_environment
 from mixplug.experiment import Progress
 from mixplug.grid import GridPoint, grid_points, read_points
 from mixplug.recipes import Recipe
 from mixplug.results import Point, Sweep
-from mixplug.run_files import STARTED, copy_run, load_run, run_paths, settings_of, write
+from mixplug.run_files import copy_run, load_run, run_paths, settings_of, write
 from mixplug.sweep_pictures import accuracy, trade_off
 from mixplug.tables import measured, sweep_table
 

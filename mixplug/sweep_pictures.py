@@ -56,10 +56,6 @@ def accuracy(sweep: Sweep) -> Picture:
     panels = _panels(sweep, place, paper_place if numeric else None)
     picture, grid = _grid(panels)
     for axes, title, ours, paper in grid:
-        for line in ours:
-            _draw(axes, line)
-        for line in paper:
-            _draw_paper(axes, line)
         if numeric:
             ticks = sorted({x for line in (*ours, *paper) for x in line.x})
             if _wide(ticks, key):
@@ -87,10 +83,6 @@ def trade_off(sweep: Sweep) -> Picture:
         panel.paper = [line for line in panel.paper if len(set(line.x)) > 1]
     picture, grid = _grid(panels)
     for axes, title, ours, paper in grid:
-        for line in ours:
-            _draw(axes, line)
-        for line in paper:
-            _draw_paper(axes, line)
         for line in (*ours, *paper):
             _name(axes, line, max(x for other in (*ours, *paper) for x in other.x))
         _finish(axes, title, "training latency (s)")
@@ -153,7 +145,7 @@ def _paper_lines(point: Point, beside: Beside, parameter: str, place: PaperPlace
 
 
 def _grid(panels: Sequence[Panel]) -> tuple[Picture, list[tuple[Axes, str, list[Line], list[Line]]]]:
-    """Axes for each panel, the paper's curves in axes of their own where one scale would flatten either."""
+    """Axes for each panel with its curves, the paper's in axes of their own where one scale would flatten either."""
     separate = any(panel.paper and _apart(panel) for panel in panels)
     wanted: list[tuple[str, list[Line], list[Line]]] = []
     for panel in panels:
@@ -170,7 +162,13 @@ def _grid(panels: Sequence[Panel]) -> tuple[Picture, list[tuple[Axes, str, list[
     axes = picture.subplots(rows, columns, squeeze=False).ravel()
     for unused in axes[len(wanted) :]:
         unused.set_visible(False)
-    return picture, [(a, *what) for a, what in zip(axes, wanted, strict=False)]
+    grid = [(a, *what) for a, what in zip(axes, wanted, strict=False)]
+    for at, _, ours, paper in grid:
+        for line in ours:
+            _draw(at, line)
+        for line in paper:
+            _draw_paper(at, line)
+    return picture, grid
 
 
 def _different(panels: Sequence[Panel]) -> list[tuple[list[Line], list[str]]]:

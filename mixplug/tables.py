@@ -59,15 +59,15 @@ def sweep_table(sweep: Sweep) -> Table:
     """The layout of the paper's tables: a line for each point, the methods side by side."""
     comparisons, beside = sweep.comparisons, Beside(sweep.comparisons)
     columns = [Column(key, [text_of(point.values[key]) for point in sweep.points]) for key in sweep.keys]
-    for index in range(len(comparisons[0].recipe.methods)):
-        rows = [comparison.rows()[index] for comparison in comparisons]
+    at_points = [comparison.rows() for comparison in comparisons]
+    for rows in zip(*at_points, strict=True):
         label = rows[0].label
         columns.append(Column(f"{label} (%)", [row.accuracy.format(2, 100) for row in rows]))
         columns += [Column(f"{label}, {c.title}", c.cells) for c in _accuracies(rows, _tasks(rows))[1:]]
         columns.append(Column(f"{label} (s)", [row.seconds.format(1) for row in rows], note=LATENCY))
         if any(row.speedup is not None and not row.is_baseline for row in rows):
             columns.append(Column(f"{label}, speedup", [_speedup(row) for row in rows], note=SPEEDUP))
-    tasks = _tasks(row for comparison in comparisons for row in comparison.rows())
+    tasks = _tasks(row for rows in at_points for row in rows)
     used: list[list[Figure]] = [[] for _ in comparisons]
     for kind in METHODS:
         for task in ("", *tasks):

@@ -98,7 +98,7 @@ class MemoryImages:
 
     def loader(self, pipeline: Pipeline) -> ImageLoader:
         """Batches of them, made on ``pipeline.device``."""
-        p = pipeline.for_channels(self.shape[0])
+        p = pipeline
         return ImageLoader(
             self.images,
             self.labels,
