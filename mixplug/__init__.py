@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mixplug.mixing import MixingFunction, mixup_ssl
     from mixplug.models import MultiTaskClassifier
     from mixplug.objectives import MAE, Objective
-    from mixplug.phases import Phase, PhasePlan, PhaseSpan
+    from mixplug.phases import Phase, PhasePlan, PhaseSpan, Position
     from mixplug.ramps import Ramp
     from mixplug.schedulers import PhaseScheduler
     from mixplug.tasks import multi_task_cross_entropy, split_logits
@@ -34,12 +34,14 @@ _HOME = {
     "Phase": "phases",
     "PhasePlan": "phases",
     "PhaseSpan": "phases",
+    "Position": "phases",
     "Ramp": "ramps",
     "MixingFunction": "mixing",
     "mixup_ssl": "mixing",
     "LossWeights": "losses",
     "joint_loss": "losses",
     "phase_weights": "losses",
+    "Backbone": "backbones",
     "BackbonePass": "backbones",
     "PassRequest": "backbones",
     "ViTBackbone": "backbones",
@@ -61,6 +63,7 @@ _HOME = {
 
 __all__ = [
     "MAE",
+    "Backbone",
     "BackbonePass",
     "ExactResumption",
     "FusedBackbonePass",
@@ -77,6 +80,7 @@ __all__ = [
     "PhaseScheduler",
     "PhaseSpan",
     "PhaseSwitch",
+    "Position",
     "Ramp",
     "ViTBackbone",
     "__version__",

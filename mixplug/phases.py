@@ -47,6 +47,33 @@ class PhaseSpan:
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where a training is.
+
+    Args:
+        phase: The phase.
+        progress: Progress of the phase in [0, 1].
+        ssl_progress: Progress of all self-supervised learning, the SSL and the MIX phase together, in [0, 1].
+        span: The phase's stretch, None where it is not known.
+    """
+
+    phase: Phase
+    progress: float = 0.0
+    ssl_progress: float = 0.0
+    span: PhaseSpan | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phase", Phase(self.phase))
+        for name in ("progress", "ssl_progress"):
+            check_real(name, getattr(self, name), 0, 1)
+
+    @classmethod
+    def of(cls, position: Position | Phase | str) -> Position:
+        """``position`` itself, or the beginning of the phase that it names."""
+        return position if isinstance(position, Position) else cls(Phase(position))
+
+
+@dataclass(frozen=True)
 class PhasePlan:
     """When each phase begins and ends (Li et al., Eq. 1 and Algorithm 1).
 
@@ -109,6 +136,22 @@ class PhasePlan:
     def phase_at(self, t: float) -> Phase:
         """The phase at time ``t`` of ``[0, total)``; see :meth:`span_at`."""
         return self.span_at(t).phase
+
+    def position(self, t: float, span: PhaseSpan | None = None) -> Position:
+        """Where the training is at time ``t`` of ``[0, total]``; at its end, the end of its last phase.
+
+        Args:
+            t: Whole or fractional units.
+            span: The stretch that ``t`` belongs to, where it may be the stretch's very end.
+
+        Raises:
+            ValueError: ``t`` is outside of ``[0, total]``.
+        """
+        check_real("t", t, 0, self.total)
+        if span is None:
+            span = self.span_at(t) if t < self.total else self.phases[-1]
+        # SSL and MIX together last e_ssl.
+        return Position(span.phase, (t - span.start) / span.length, min(1.0, t / self.e_ssl), span)
 
     @classmethod
     def from_total(cls, total: int, rho: Ratio) -> PhasePlan:

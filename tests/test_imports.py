@@ -20,7 +20,7 @@ CORE = [
     "losses.py",
     "tasks.py",
     "mixing.py",
-    "backbones.py",
+    "backbones",
     "objectives",
     "data",
 ]

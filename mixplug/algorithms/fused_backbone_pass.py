@@ -23,6 +23,7 @@ Caveats
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,10 +42,10 @@ from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.optimizers import add_beside, create_missing_state
 from mixplug.algorithms.phase_switch import position_of
-from mixplug.backbones import PassRequest, ViTBackbone, backbone_of, detach_backbones
+from mixplug.backbones import Backbone, PassRequest, backbone_of, detach_backbones
 from mixplug.losses import joint_loss
 from mixplug.objectives import MAE, Objective
-from mixplug.phases import Phase
+from mixplug.phases import Phase, Position
 
 
 class FusedBackbonePass(PhasedAlgorithm):
@@ -53,11 +54,12 @@ class FusedBackbonePass(PhasedAlgorithm):
     Args:
         objective: The SSL objective, or 'auto' for MAE with ``mask='features'``. It is copied, so that one
             description can serve several models; the model's copy is ``state.model.ssl_objective``.
-        backbone: Dotted name of the vision transformer inside of the model, if it holds several.
+        backbone: Dotted name of the encoder inside of the model, if it holds several models of timm's, or none: then
+            of a submodule that takes images and gives features.
 
     Raises:
         TypeError: ``objective`` is neither 'auto' nor an :class:`mixplug.Objective`; at INIT, the model holds no
-            vision transformer.
+            encoder of the kind that the objective needs.
         ValueError: at INIT, the objective cannot work on this model, or an algorithm cannot work beside it.
     """
 
@@ -70,10 +72,13 @@ class FusedBackbonePass(PhasedAlgorithm):
             raise TypeError(f"objective must be 'auto' or an objective such as MAE(), got {type(objective).__name__}")
         self.objective = MAE(mask="features") if isinstance(objective, str) else objective
         self.backbone_path = backbone
-        self._backbone: ViTBackbone | None = None
+        self._backbone: Backbone | None = None
         self._attached: Objective | None = None
+        self._position = Position(Phase.SL)
         self._request: PassRequest | None = None
         self._ssl_loss: Tensor | None = None
+        self._passes = 0
+        self._warned = False
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -82,6 +87,12 @@ class FusedBackbonePass(PhasedAlgorithm):
     def init(self, state: State, logger: Logger) -> None:
         """Give the model its self-supervised head and the optimizer its parameters."""
         refuse_unfit(state)
+        if state.fsdp_config is not None and not self.objective.single_pass:
+            raise ValueError(
+                f"{type(self.objective).__name__} runs the encoder on further views, outside of the model's own "
+                f"forward pass, where the parameters of a sharded model (FSDP) are not whole; train without "
+                f"parallelism_config, each process with the whole model (DDP)"
+            )
         model = state.model
         self._backbone = backbone_of(model, self.backbone_path)
         present = getattr(model, "ssl_objective", None)
@@ -108,17 +119,26 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._backbone.attach()
         # Sharding (FSDP1) has put a wrapper in the head's place since INIT, and only that knows the whole parameters.
         self._attached = head_holder(state.model).ssl_objective
+        if state.timestamp.batch == 0:
+            self._attached.begin()
         for optimizer in state.optimizers:
             create_missing_state(optimizer)
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Ask the objective what the batch's passes must do, unless the phase has no self-supervised loss."""
-        position = position_of(state)
+        self._position = position_of(state)
         self._request = None
-        if position.phase is not Phase.SL:
+        if self._position.phase is not Phase.SL:
             assert self._attached is not None
-            self._request = self._attached.request(position.phase, position.progress)
+            self._request = self._attached.request(self._position)
             logger.log_metrics({f"mixtraining/{name}": value for name, value in self._request.metrics.items()})
+
+    def before_train_batch(self, state: State, logger: Logger) -> None:
+        """A step begins, perhaps again: in smaller microbatches, or at SAM's second point."""
+        self._passes = 0
+        if self._request is not None:
+            assert self._attached is not None
+            self._attached.before_step()
 
     def before_forward(self, state: State, logger: Logger) -> None:
         """Begin to watch the pass."""
@@ -134,6 +154,9 @@ class FusedBackbonePass(PhasedAlgorithm):
         assert self._backbone is not None
         assert self._attached is not None
         seen = self._backbone.stop()
+        self._passes += 1
+        if self._passes == 2:
+            self._warn_of_microbatches(state)
         used = weights_of(state).ssl > 0
         # AFTER_FORWARD runs outside of Composer's precision context.
         with get_precision_context(state.precision, state.precision_config), torch.set_grad_enabled(used):
@@ -164,6 +187,8 @@ class FusedBackbonePass(PhasedAlgorithm):
         """Drop gradients of parameters that the phase does not use: weight decay would move them."""
         assert self._attached is not None
         weights = weights_of(state)
+        if self._request is not None:
+            self._attached.after_backward(self._position)
         if weights.ssl == 0:
             _drop_gradients(self._attached.parameters())
         if weights.sl == 0:
@@ -171,9 +196,29 @@ class FusedBackbonePass(PhasedAlgorithm):
             # only what got no gradient counts as unused.
             _drop_gradients(p for p in self._supervised_only(state) if p.grad is not None and _is_zero(p.grad))
 
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Let the objective act on the step, and log what it watches."""
+        if self._request is not None:
+            assert self._attached is not None
+            self._attached.after_step(self._position)
+            monitors = self._attached.monitors()
+            logger.log_metrics({f"mixtraining/{name}": float(value) for name, value in monitors.items()})
+
     def fit_end(self, state: State, logger: Logger) -> None:
         """Leave the model as it was."""
         detach_backbones(state.model)
+
+    def _warn_of_microbatches(self, state: State) -> None:
+        assert self._attached is not None
+        within = self._attached.within_batch
+        if within is not None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(self._attached).__name__} takes {within} from each microbatch of "
+                f"{state.device_train_microbatch_size} images, not from the whole batch: other numbers of them give "
+                f"other losses. Where memory allows, leave device_train_microbatch_size at the batch's size",
+                stacklevel=2,
+            )
 
     def _reach_supervised_head(self, ssl: Tensor, state: State) -> Tensor:
         """Have processes synchronise what the self-supervised loss alone would not reach."""

@@ -12,7 +12,7 @@ from torch.optim import Adagrad, Optimizer
 
 
 def add_beside(optimizer: Optimizer, new: Iterable[nn.Parameter], beside: Iterable[nn.Parameter]) -> None:
-    """Put each ``new`` parameter into the param group of the last parameter ``beside`` of its kind.
+    """Put each trainable ``new`` parameter into the param group of the last parameter ``beside`` of its kind.
 
     Kinds are matrices and vectors (biases, norms), which many recipes exempt from weight decay. A group of its
     own would be ignored by schedulers that exist already, whose base learning rates are fixed.
@@ -31,7 +31,7 @@ def add_beside(optimizer: Optimizer, new: Iterable[nn.Parameter], beside: Iterab
             "build it with the parameters of the model that the Trainer gets"
         )
     for parameter in new:
-        if id(parameter) not in group_of:
+        if parameter.requires_grad and id(parameter) not in group_of:
             kind = parameter.ndim <= 1
             homes.get(kind, homes.get(not kind))["params"].append(parameter)  # type: ignore[index]
 

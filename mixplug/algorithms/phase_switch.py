@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from composer.core import State, Time, TimeUnit
@@ -26,19 +25,10 @@ from composer.loggers import Logger
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.optimizers import forget_state
 from mixplug.checks import check_choice, check_real
-from mixplug.phases import Phase, PhasePlan, PhaseSpan, Ratio, exact_ratio
+from mixplug.phases import Phase, PhasePlan, Position, Ratio, exact_ratio
 
 Duration = str | int | Time
 _UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH)
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run is: its phase, that phase's progress in [0, 1], and its stretch (None without PhaseSwitch)."""
-
-    phase: Phase
-    progress: float
-    span: PhaseSpan | None = None
 
 
 class PhaseSwitch(PhasedAlgorithm):
@@ -150,12 +140,10 @@ class PhaseSwitch(PhasedAlgorithm):
         plan, unit = self.plan(state), self.length(state).unit
         time = state.timestamp
         done: float = time.get(unit).value
-        if done >= plan.total:
-            return Position(plan.phases[-1].phase, 1.0, plan.phases[-1])
-        span = plan.span_at(done)
+        span = plan.span_at(done) if done < plan.total else plan.phases[-1]
         if unit == TimeUnit.EPOCH and state.dataloader_len is not None:
             done += time.batch_in_epoch.value / max(1, state.dataloader_len.value)
-        return Position(span.phase, min(1.0, (done - span.start) / span.length), span)
+        return plan.position(min(done, span.stop), span)
 
     def init(self, state: State, logger: Logger) -> None:
         """Remember the optimizer's own options, before a checkpoint can bring those of a later phase."""
@@ -253,7 +241,8 @@ def position_of(state: State) -> Position:
     if switch is not None:
         return switch.position(state)
     elapsed = state.get_elapsed_duration()
-    return Position(Phase.MIX, 0.0 if elapsed is None else min(1.0, elapsed.value))
+    progress = 0.0 if elapsed is None else min(1.0, elapsed.value)
+    return Position(Phase.MIX, progress, progress)
 
 
 def _check_unit(length: Time) -> Time:

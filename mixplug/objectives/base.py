@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone
-from mixplug.phases import Phase
+from mixplug.backbones import Backbone, BackbonePass, PassRequest
+from mixplug.phases import Phase, Position
 
 Self = TypeVar("Self", bound="Objective")
 
@@ -22,23 +23,25 @@ class Objective(nn.Module, ABC):
     ``backbone.watch(request)``, and :meth:`forward` turns what it left behind into a scalar. An objective knows
     neither phases' lengths nor loss weights, optimizers or Composer.
 
-    **A masked objective** (MAE) asks for tokens (``PassRequest.select``) and reads ``seen.tokens``.
+    **A masked objective** (MAE) asks for tokens (``PassRequest.select``) and reads ``seen.output``, the tokens.
 
-    **A two-view objective** (SimSiam, MoCo, DINO ...) fits the same three methods::
-
-        class SimSiam(Objective):
-            def build(self, backbone):          # projector, predictor, momentum copy: all in parameters or buffers
-                ...
-            def request(self, phase, progress=0.0):
-                # SSL: the shared pass sees a strong view. MIX: the image that the classifier sees *is* one view.
-                return PassRequest(phase, progress, view=self.augment if phase is Phase.SSL else None)
-            def forward(self, seen):            # one more pass for the other view, made from the source images
-                other = seen.encode(self.augment(seen.source))
-                return self.loss(self.project(seen.tokens), self.project(other.tokens))
-
+    **A two-view objective** (SimSiam, MoCo, DINO ...) asks for a view of the images in the SSL phase
+    (``PassRequest.view``); in the MIX phase the image that the classifier sees *is* one view. It reads
+    ``seen.features``, and runs the encoder once more for the other view, ``seen.encode(images).features``, made from
+    the images that came, ``seen.source``. :class:`mixplug.objectives.two_view.TwoView` has what such objectives share.
     Views are made on the device from the batch's one image tensor, so a batch stays ``(x, y)`` and Composer's
-    microbatch split stays right. A momentum copy runs its own passes under ``torch.no_grad()``.
+    microbatch split stays right.
+
+    **State** that steps change (momentum encoders, queues, centres) lives in buffers and frozen parameters, so that
+    checkpoints hold it. A step may come in several microbatches, or be tried again, so :meth:`forward` changes none of
+    it: it notes what it saw, and :meth:`after_step` acts on it. Around each step, in the phases that have a
+    self-supervised loss, come :meth:`before_step`, :meth:`after_backward` and :meth:`after_step`.
     """
+
+    #: What of the loss depends on the other images of the batch, and so on microbatches; None if nothing does.
+    within_batch: str | None = None
+    #: Whether the model's own forward pass is the only one; sharded models (FSDP) allow no other.
+    single_pass = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Have TorchScript leave the objective out: a model is exported with its head, but runs without it."""
@@ -47,17 +50,34 @@ class Objective(nn.Module, ABC):
             cls.forward = torch.jit.ignore(cls.forward)  # type: ignore[method-assign]
 
     @abstractmethod
-    def build(self: Self, backbone: ViTBackbone) -> Self:
+    def build(self: Self, backbone: Backbone) -> Self:
         """Create the parameters that depend on the backbone and return self; a second call only checks the fit.
 
         Raises:
+            TypeError: this objective needs another kind of backbone.
             ValueError: these settings cannot work on this backbone.
         """
 
     @abstractmethod
-    def request(self, phase: Phase, progress: float = 0.0) -> PassRequest:
-        """What the forward pass must do in ``phase`` (SSL or MIX) at ``progress`` in [0, 1]."""
+    def request(self, position: Position | Phase | str) -> PassRequest:
+        """What the forward pass must do at ``position`` of the SSL or MIX phase; a phase alone is its beginning."""
 
     @abstractmethod
     def forward(self, seen: BackbonePass) -> Tensor:
         """The self-supervised loss, a scalar of at least float32, from what the pass left behind."""
+
+    def begin(self) -> None:
+        """A training begins with the weights that the backbone has now: copies of them are made here."""
+
+    def before_step(self) -> None:
+        """A step begins, perhaps again after an attempt that was given up: forget what :meth:`forward` noted."""
+
+    def after_backward(self, position: Position) -> None:
+        """The gradients are complete, and the optimizer has yet to step."""
+
+    def after_step(self, position: Position) -> None:
+        """The optimizer has made the step that began at ``position``: update momentum encoders, queues, centres."""
+
+    def monitors(self) -> Mapping[str, Tensor]:
+        """Scalars worth logging of the step just made, such as signs of collapse."""
+        return {}

@@ -30,10 +30,10 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, take_tokens
+from mixplug.backbones import Backbone, BackbonePass, PassRequest, ViTBackbone, take_tokens
 from mixplug.checks import check_choice, check_int
 from mixplug.objectives.base import Objective
-from mixplug.phases import Phase
+from mixplug.phases import Phase, Position
 from mixplug.ramps import Schedule, check_schedule, value_at
 
 
@@ -93,8 +93,14 @@ class MAE(Objective):
         self.loss = check_choice("loss", loss, ("masked", "visible", "all"))
         self._fit: tuple[int, ...] | None = None
 
-    def build(self, backbone: ViTBackbone) -> MAE:
+    def build(self, backbone: Backbone) -> MAE:
         """Create the decoder for ``backbone`` on its device and in its dtype; see the base class."""
+        if not isinstance(backbone, ViTBackbone):
+            raise TypeError(
+                f"MAE hides patches from a timm VisionTransformer with a plain PatchEmbed, and this "
+                f"{type(backbone.model).__name__} is none; use one, or an objective of two views, such as SimSiam() "
+                f"or MoCoV3()"
+            )
         rows, columns = backbone.patch_size
         fit = (backbone.embed_dim, backbone.num_prefix_tokens, rows, columns, backbone.in_chans, backbone.normalised)
         if self._fit is not None:
@@ -129,11 +135,12 @@ class MAE(Objective):
         like = next(backbone.vit.parameters())
         return self.to(device=like.device, dtype=like.dtype)
 
-    def request(self, phase: Phase, progress: float = 0.0) -> PassRequest:
+    def request(self, position: Position | Phase | str) -> PassRequest:
         """All tokens for ``mask='features'``, a random share of them for ``mask='input'``."""
-        ratio = self._ratio(phase, progress)
+        position = Position.of(position)
+        ratio = self._ratio(position)
         select = partial(_random_share, share=_as_length(1 - ratio)) if self.mask == "input" else None
-        return PassRequest(phase, progress, select=select, metrics={"mask_ratio": ratio})
+        return PassRequest(position, select=select, metrics={"mask_ratio": ratio})
 
     def forward(self, seen: BackbonePass) -> Tensor:
         """Mean squared error of the predicted patches (He et al., section 3), a scalar."""
@@ -152,7 +159,7 @@ class MAE(Objective):
         return (error * counts).sum() / counts.sum()
 
     @torch.no_grad()
-    def reconstruct(self, backbone: ViTBackbone, images: Tensor, phase: Phase = Phase.SSL) -> Reconstruction:
+    def reconstruct(self, backbone: Backbone, images: Tensor, phase: Phase = Phase.SSL) -> Reconstruction:
         """Hide patches of ``images`` ``(B, C, H, W)`` as a pass of ``phase`` does, and fill them in.
 
         The masks come from torch's global generator: seed it to see the same ones again. Set the model to eval
@@ -178,18 +185,18 @@ class MAE(Objective):
         names = ("mask", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix", "loss")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
-    def _ratio(self, phase: Phase, progress: float) -> float:
-        return value_at(self.mask_ratio, progress if Phase(phase) is Phase.MIX else 0.0)
+    def _ratio(self, position: Position) -> float:
+        return value_at(self.mask_ratio, position.progress if position.phase is Phase.MIX else 0.0)
 
     def _predict(self, seen: BackbonePass) -> tuple[Tensor, Tensor]:
         """Predicted patches ``(B, N, pixels)`` and the indices ``(B, n)`` of the visible ones."""
         if self._fit is None:
             raise RuntimeError("this MAE has no decoder yet: call build(backbone) first")
         rows, columns = seen.grid
-        prefix, patches = seen.tokens.split([self.num_prefix_tokens, seen.tokens.shape[1] - self.num_prefix_tokens], 1)
+        prefix, patches = seen.output.split([self.num_prefix_tokens, seen.output.shape[1] - self.num_prefix_tokens], 1)
         keep = seen.keep
         if keep is None:
-            ratio = self._ratio(seen.request.phase, seen.request.progress)
+            ratio = self._ratio(seen.request.position)
             keep = random_visible(len(patches), rows * columns, patches.device, ratio=ratio)
             patches = take_tokens(patches, keep)
         embedded = self.embed(self.encoder_norm(torch.cat([prefix, patches], dim=1)))

@@ -48,8 +48,8 @@ class Watcher(Callback):
 class NoMask(MAE):
     """The same hidden patches for each image and step: without randomness runs can be compared exactly."""
 
-    def request(self, phase, progress=0.0):
-        request = super().request(phase, progress)
+    def request(self, position):
+        request = super().request(position)
         if request.select is not None:
             request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
         return request

@@ -18,7 +18,7 @@ from conftest import images, labels, loader
 from torch import nn
 
 import mixplug.algorithms
-from mixplug import MAE, JointLoss, MixTraining, Phase
+from mixplug import MAE, JointLoss, MixTraining
 
 RUNS, FAILS = rows(WORKS, NOTE), rows(REFUSED, NOT_IMAGES)
 README = Path(__file__).parents[2] / "README.md"
@@ -200,8 +200,8 @@ def test_microbatches_change_nothing(size):
     """Masks are drawn for each microbatch, so they are fixed here; partners are mixed for the whole batch."""
 
     class FirstVisible(MAE):
-        def request(self, phase: Phase, progress: float = 0.0):
-            request = super().request(phase, progress)
+        def request(self, position):
+            request = super().request(position)
             request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
             return request
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mixplug import MAE, PassRequest, Phase, Ramp, backbone_of
+from mixplug import MAE, PassRequest, Phase, Position, Ramp, backbone_of
 from mixplug.objectives.mae import patchify, random_visible, unpatchify
 
 
@@ -23,7 +23,7 @@ def literal_loss(mae, seen, keep):
     losses = []
     for b, image in enumerate(seen.images):
         prefix = mae.num_prefix_tokens
-        tokens = mae.embed(mae.encoder_norm(seen.tokens[b]))
+        tokens = mae.embed(mae.encoder_norm(seen.output[b]))
         # With mask='features' the encoder's output still has every patch; cut it here.
         at = {p: i if seen.keep is not None else p for i, p in enumerate(keep[b].tolist())}
         from timm.layers import build_sincos2d_pos_embed
@@ -64,7 +64,7 @@ def test_masking_where_it_says(mask):
     vit = tiny_vit()
     mae, backbone = built(vit, mask=mask)
     seen = backbone.encode(images(2), mae.request(Phase.SSL))
-    assert seen.tokens.shape[1] == 1 + (16 if mask == "features" else 4)
+    assert seen.output.shape[1] == 1 + (16 if mask == "features" else 4)
 
 
 def test_hidden_pixels_reach_the_loss_with_input_masking_as_targets_only():
@@ -115,13 +115,13 @@ def test_patchify_round_trip(channels, rows, columns, ph, pw):
 
 def test_a_ramp_of_the_mask_ratio_holds_its_start_in_ssl():
     mae, _ = built(mask="input", mask_ratio=Ramp(0.75, 0.0))
-    ratio = [mae.request(phase, 0.5).metrics["mask_ratio"] for phase in (Phase.SSL, Phase.MIX)]
+    ratio = [mae.request(Position(phase, 0.5)).metrics["mask_ratio"] for phase in (Phase.SSL, Phase.MIX)]
     assert ratio == [0.75, 0.375]
 
 
 def test_phases_by_name():
     mae, _ = built(mask="input", mask_ratio=Ramp(0.75, 0.0))
-    assert mae.request("mix", 1.0).metrics["mask_ratio"] == 0.0
+    assert mae.request(Position("mix", 1.0)).metrics["mask_ratio"] == 0.0
     with pytest.raises(ValueError, match="must be one of"):
         mae.request("mixed")
 
@@ -133,7 +133,7 @@ def test_patches_of_one_value_cannot_be_normalised():
 
 def test_a_ramp_applies_to_feature_masking_too():
     mae, backbone = built(mask="features", mask_ratio=Ramp(0.75, 0.25), loss="visible")
-    seen = backbone.encode(images(2), mae.request(Phase.MIX, 1.0))
+    seen = backbone.encode(images(2), mae.request(Position(Phase.MIX, 1.0)))
     _, keep = mae._predict(seen)
     assert keep.shape == (2, 12)
 

@@ -23,12 +23,12 @@ class TwoViews(Objective):
     def augment(self, images):
         return images.flip(-1)
 
-    def request(self, phase, progress=0.0):
-        return PassRequest(phase, progress, view=self.augment if phase is Phase.SSL else None)
+    def request(self, position):
+        return PassRequest(position, view=self.augment if position.phase is Phase.SSL else None)
 
     def forward(self, seen):
         other = seen.encode(self.augment(seen.source))
-        one, two = (self.project(left.tokens[:, 0]) for left in (seen, other))
+        one, two = (self.project(left.features) for left in (seen, other))
         pairs = ((self.predict(one), two.detach()), (self.predict(two), one.detach()))
         return -sum(F.cosine_similarity(p, z).mean() for p, z in pairs) / 2
 

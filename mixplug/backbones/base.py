@@ -1,0 +1,236 @@
+"""What an SSL objective may ask of an encoder.
+
+An adapter lets the user's own ``model.forward`` run once and keeps what the pass leaves behind: the images the
+encoder saw and its output. Between :meth:`Backbone.watch` blocks the model behaves as if the adapter were not there.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixplug.phases import Phase, Position
+
+TokenSelector = Callable[[int, int, torch.device], Tensor]
+
+
+@dataclass
+class PassRequest:
+    """What an objective needs from one forward pass.
+
+    Args:
+        position: Where in the training the pass is; a phase alone stands for its beginning.
+        select: ``(batch, patches, device) -> (batch, kept)`` indices of the patch tokens that the encoder shall
+            see, or None for all of them. Vision transformers only.
+        view: ``(B, C, H, W) -> (B, C, H', W')``: what the encoder shall see instead of the batch's images, or
+            None for the images as they are.
+        metrics: Numbers worth logging (mask ratio, momentum).
+    """
+
+    position: Position
+    select: TokenSelector | None = None
+    view: Callable[[Tensor], Tensor] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.position = Position.of(self.position)
+
+
+@dataclass
+class BackbonePass:
+    """What one forward pass over an encoder left behind.
+
+    Args:
+        request: What was asked of the pass.
+        backbone: The adapter that watched it.
+        source: The model's images before ``request.view``, ``(B, C, H, W)``.
+        images: The images that the encoder saw, ``(B, C, H, W)``.
+        output: What the encoder made of them: a vision transformer's tokens, prefix tokens first, ``(B, P + n, D)``;
+            a convolutional network's map, ``(B, D, H, W)``.
+        keep: Indices of the n patch tokens in row-major order of the grid, ``(B, n)``; None if all.
+        grid: Rows and columns of a vision transformer's patch grid.
+        runs: How often the model ran its encoder; a usable pass has exactly 1.
+    """
+
+    request: PassRequest
+    backbone: Backbone
+    source: Tensor = None  # type: ignore[assignment]
+    images: Tensor = None  # type: ignore[assignment]
+    output: Tensor = None  # type: ignore[assignment]
+    keep: Tensor | None = None
+    grid: tuple[int, int] = (0, 0)
+    runs: int = 0
+
+    @property
+    def features(self) -> Tensor:
+        """The output pooled as the classifier reads it, ``(B, D)``."""
+        return self.backbone.pool(self.output)
+
+    def encode(self, images: Tensor, request: PassRequest | None = None) -> BackbonePass:
+        """Run the encoder once more, for objectives that need further views: see :meth:`Backbone.encode`."""
+        return self.backbone.encode(images, request)
+
+
+class Backbone(ABC):
+    """Adapter for the encoder inside of a model.
+
+    Args:
+        model: The module whose encoder it is.
+
+    Attributes:
+        num_features: Width D of the pooled features.
+    """
+
+    num_features: int
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._pass: BackbonePass | None = None
+        self._training = True
+        self.attach()
+
+    @property
+    @abstractmethod
+    def attached(self) -> bool:
+        """Whether this adapter listens to the model."""
+
+    @abstractmethod
+    def attach(self) -> None:
+        """Listen to the model, in the place of any other adapter."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Leave the model as it was."""
+
+    @property
+    @abstractmethod
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters that lead to the output: all but pooling, the norm behind it and the classifier."""
+
+    @abstractmethod
+    def pool(self, output: Tensor) -> Tensor:
+        """The encoder's output as the classifier reads it, ``(B, D)``."""
+
+    @abstractmethod
+    def features_of(self, images: Tensor) -> Tensor:
+        """The pooled features ``(B, D)`` of ``images`` ``(B, C, H, W)``, whether the adapter is attached or not."""
+
+    @abstractmethod
+    def _run(self, images: Tensor) -> None:
+        """Run the encoder alone, so that the adapter sees it."""
+
+    def frozen_copy(self) -> FrozenEncoder:
+        """A copy of the encoder as a module ``images -> features`` that no gradient reaches."""
+        return FrozenEncoder(self)
+
+    def classifiers(self) -> list[nn.Module]:
+        """The modules behind the features, which a copy of the encoder can do without."""
+        return []
+
+    @contextmanager
+    def watch(self, request: PassRequest) -> Iterator[BackbonePass]:
+        """Serve ``request`` in the one forward pass inside of the block, and yield what that pass leaves behind.
+
+        Example:
+            >>> with backbone.watch(objective.request(Phase.MIX)) as seen:  # doctest: +SKIP
+            ...     logits = model(images)
+            >>> loss = objective(seen)  # doctest: +SKIP
+
+        Raises:
+            RuntimeError: the block did not run the encoder exactly once.
+        """
+        seen = self.start(request)
+        try:
+            yield seen
+        except BaseException:
+            self._pass = None
+            raise
+        self.stop()
+
+    def start(self, request: PassRequest) -> BackbonePass:
+        """Begin what :meth:`watch` does, for callers that cannot use a ``with`` block."""
+        name = type(self).__name__
+        if not self.attached:
+            raise RuntimeError(
+                f"this {name} is not attached to its model: it was detached, or replaced by a newer one; use that "
+                f"one, or attach() this one"
+            )
+        if request.select is not None and not self.selects_tokens:
+            raise TypeError(
+                f"a choice of patch tokens was asked of {type(self.model).__name__}, which has none; use a timm "
+                f"VisionTransformer"
+            )
+        self._pass = BackbonePass(request, self)
+        self._training = self.model.training
+        return self._pass
+
+    def stop(self) -> BackbonePass:
+        """End what :meth:`start` began and return what the pass left behind."""
+        seen, self._pass = self._pass, None
+        if seen is None:
+            raise RuntimeError(f"{type(self).__name__}.stop() without a start()")
+        if seen.runs != 1:
+            raise RuntimeError(
+                f"the model ran its backbone {seen.runs} times in one forward pass; MixTraining needs exactly one "
+                f"pass that both heads share (Li et al., Fig. 3)"
+            )
+        return seen
+
+    #: Whether it can serve ``PassRequest.select``.
+    selects_tokens = False
+
+    def encode(self, images: Tensor, request: PassRequest | None = None) -> BackbonePass:
+        """Run the encoder alone on ``images`` ``(B, C, H, W)``, by default as they are and on all of their tokens."""
+        with self.watch(request or PassRequest(Position(Phase.SSL))) as seen:
+            self._run(images)
+        return seen
+
+    def _begun(self) -> BackbonePass | None:
+        """The pass that is being watched."""
+        if self.model.training is not self._training:
+            self._pass = None  # left by a training step that was interrupted: this is an evaluation
+        return self._pass
+
+    def _enter(self, seen: BackbonePass, images: Tensor) -> Tensor:
+        """Note the ``images`` that come to the encoder, and return what it shall see."""
+        seen.source = seen.images = images
+        if seen.request.view is not None:
+            seen.images = seen.request.view(images)
+        return seen.images
+
+    def _leave(self, seen: BackbonePass, output: Tensor) -> None:
+        seen.output = output
+        seen.runs += 1
+
+
+class FrozenEncoder(nn.Module):
+    """A copy of an encoder with its pooling, without its classifier: ``(B, C, H, W) -> (B, D)``, no gradient.
+
+    Momentum encoders are such copies. It is in training mode when the objective is: batch statistics are its own.
+
+    Args:
+        backbone: The adapter of the encoder to copy.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        was_attached = backbone.attached
+        backbone.detach()
+        memo: dict[int, Any] = {id(head): nn.Identity() for head in backbone.classifiers()}
+        copied = copy.deepcopy(backbone, memo)
+        if was_attached:
+            backbone.attach()
+        self.model = copied.model.requires_grad_(False)
+        self._copied = [copied]  # in a list, for it is no module
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """The features of ``images``."""
+        return self._copied[0].features_of(images)
