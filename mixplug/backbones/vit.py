@@ -85,9 +85,8 @@ class ViTBackbone(Backbone):
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters that lead to the tokens: all but pooling, the norm behind it and the classifier."""
         vit = self.vit
-        heads = (vit.attn_pool, vit.fc_norm, vit.head)
+        heads = (vit.attn_pool, vit.fc_norm, *self.classifiers())
         excluded = {id(p) for head in heads if head is not None for p in head.parameters()}
-        excluded |= {id(p) for p in getattr(vit, "head_dist", nn.Identity()).parameters()}
         return [p for p in vit.parameters() if id(p) not in excluded]
 
     selects_tokens = True
