@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from mixplug.losses import LossWeights, joint_loss, phase_weights
     from mixplug.mixing import MixingFunction, mixup_ssl
     from mixplug.models import MultiTaskClassifier
-    from mixplug.objectives import MAE, Objective
+    from mixplug.objectives import BYOL, DINO, MAE, MoCoV2Plus, MoCoV3, Objective, SimCLR, SimSiam
     from mixplug.phases import Phase, PhasePlan, PhaseSpan, Position
     from mixplug.ramps import Ramp
     from mixplug.schedulers import PhaseScheduler
+    from mixplug.stems import small_image_stem
     from mixplug.tasks import multi_task_cross_entropy, split_logits
 
 __version__ = "0.1.0"
@@ -48,6 +49,12 @@ _HOME = {
     "backbone_of": "backbones",
     "Objective": "objectives",
     "MAE": "objectives",
+    "SimSiam": "objectives",
+    "BYOL": "objectives",
+    "SimCLR": "objectives",
+    "MoCoV2Plus": "objectives",
+    "MoCoV3": "objectives",
+    "DINO": "objectives",
     "MixTraining": "algorithms",
     "PhaseSwitch": "algorithms",
     "MixupSSLData": "algorithms",
@@ -59,9 +66,12 @@ _HOME = {
     "multi_task_cross_entropy": "tasks",
     "split_logits": "tasks",
     "export": "exporting",
+    "small_image_stem": "stems",
 }
 
 __all__ = [
+    "BYOL",
+    "DINO",
     "MAE",
     "Backbone",
     "BackbonePass",
@@ -72,6 +82,8 @@ __all__ = [
     "MixTraining",
     "MixingFunction",
     "MixupSSLData",
+    "MoCoV2Plus",
+    "MoCoV3",
     "MultiTaskClassifier",
     "Objective",
     "PassRequest",
@@ -82,6 +94,8 @@ __all__ = [
     "PhaseSwitch",
     "Position",
     "Ramp",
+    "SimCLR",
+    "SimSiam",
     "ViTBackbone",
     "__version__",
     "backbone_of",
@@ -90,6 +104,7 @@ __all__ = [
     "mixup_ssl",
     "multi_task_cross_entropy",
     "phase_weights",
+    "small_image_stem",
     "split_logits",
 ]
 

@@ -57,10 +57,15 @@ def optimizers_by_name() -> dict[str, Any]:
 
 def _values_by_name() -> dict[str, Any]:
     """Names that may stand inside of an object's arguments."""
-    from mixplug.objectives import MAE
+    import mixplug.objectives
     from mixplug.ramps import Ramp
+    from mixplug.views import ViewRecipe, Views
 
-    return {"MAE": MAE, "Ramp": Ramp, **schedulers_by_name()}
+    kinds = (getattr(mixplug.objectives, name) for name in mixplug.objectives.__all__)
+    objectives = {
+        k.__name__: k for k in kinds if issubclass(k, mixplug.objectives.Objective) and not inspect.isabstract(k)
+    }
+    return {**objectives, "Ramp": Ramp, "Views": Views, "ViewRecipe": ViewRecipe, **schedulers_by_name()}
 
 
 def build(spec: Any, names: Mapping[str, Any], where: str, **extra: Any) -> Any:

@@ -23,11 +23,12 @@ from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedul
 from mixplug.checks import check_choice
 from mixplug.inputs import Inputs, make_inputs
 from mixplug.models import MultiTaskClassifier
-from mixplug.objectives import MAE, Reconstruction
+from mixplug.objectives import MAE, Reconstruction, TwoView
 from mixplug.phases import Phase, PhasePlan
 from mixplug.recipes import Recipe
 from mixplug.results import RunResult
 from mixplug.schedulers import PhaseScheduler
+from mixplug.stems import small_image_stem
 
 Progress = Callable[[int, int, str], None]
 
@@ -66,7 +67,7 @@ class Experiment:
         self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
-        self.algorithms = _make_algorithms(recipe, method, self.inputs.ssl)
+        self.algorithms = _make_algorithms(recipe, method, self.inputs)
         self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
@@ -118,7 +119,7 @@ class Experiment:
             seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
             lengths=lengths,
             unit=unit,
-            mask=getattr(objective, "mask", None),
+            objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
             reconstruction=self._reconstruct(objective),
@@ -176,6 +177,8 @@ def _make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
         model = timm.create_model(recipe.model.name, **arguments)
     except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
+    if recipe.model.small_image_stem:
+        model = small_image_stem(model)
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if size is not None and tuple(size) != inputs.shape[1:] and not getattr(model, "dynamic_img_size", False):
         raise ValueError(
@@ -185,10 +188,10 @@ def _make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
     return model
 
 
-def _make_algorithms(recipe: Recipe, method: str, ssl_loader: Any) -> list[Algorithm]:
+def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algorithm]:
     names = algorithms_by_name()
     durations = {"ssl_duration": recipe.ssl_duration, "sl_duration": recipe.sl_duration}
-    other_data = {} if ssl_loader is None else {"ssl_dataloader": ssl_loader}
+    other_data = {} if inputs.ssl is None else {"ssl_dataloader": inputs.ssl}
     extra: dict[Any, dict[str, Any]] = {
         MixTraining: {**durations, **other_data},
         PhaseSwitch: durations,
@@ -202,6 +205,9 @@ def _make_algorithms(recipe: Recipe, method: str, ssl_loader: Any) -> list[Algor
         for index, spec in enumerate(specs):
             name, _ = take_apart(spec, f"{where}.{index}")
             made.append(build(spec, names, f"{where}.{index}", **extra.get(names.get(name), {})))
+    fused = find_in(made, FusedBackbonePass)
+    if fused is not None and isinstance(fused.objective, TwoView) and inputs.normalisation is not None:
+        fused.objective.views.normalised_by(*inputs.normalisation)
     return made
 
 

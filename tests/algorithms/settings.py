@@ -16,6 +16,7 @@ from composer.core import Algorithm
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerClassifier
 from conftest import COUNTS, RESUMED, images, labels, loader, tiny_vit
+from objectives.two_view import OBJECTIVES, tiny_cnn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mixplug import (
@@ -48,12 +49,28 @@ def ssl_loader(count: int = 22, batch_size: int = 5, dtype: torch.dtype = torch.
     )
 
 
+def classifier(**changes: Any) -> ComposerClassifier:
+    """A tiny transformer as Composer trains it."""
+    return ComposerClassifier(tiny_vit(**changes))
+
+
+def convolutional_classifier() -> ComposerClassifier:
+    """A tiny residual network as Composer trains it."""
+    return ComposerClassifier(tiny_cnn())
+
+
 @dataclass(frozen=True)
 class Row:
-    """One algorithm's settings."""
+    """One algorithm's settings, and the model it trains."""
 
     name: str
     make: Callable[[], list[Algorithm]]
+    model: Callable[[], ComposerClassifier] = classifier
+
+
+def _two_view_row(name: str, model: Callable[[], ComposerClassifier] = classifier, **options: Any) -> Row:
+    title = f"MixTraining {name}{'' if model is classifier else ' on a CNN'}"
+    return Row(title, lambda: [MixTraining(objective=OBJECTIVES[name](**options))], model)
 
 
 ROWS = [
@@ -75,12 +92,10 @@ ROWS = [
         "the four alone",
         lambda: [JointLoss(0.5), FusedBackbonePass(), MixupSSLData(ssl_loader()), PhaseSwitch(0.5)],
     ),
+    *(_two_view_row(name) for name in OBJECTIVES),
+    _two_view_row("MoCoV3", convolutional_classifier),
+    _two_view_row("DINO", convolutional_classifier, local_crops=2),
 ]
-
-
-def classifier(**changes: Any) -> ComposerClassifier:
-    """A tiny transformer as Composer trains it."""
-    return ComposerClassifier(tiny_vit(**changes))
 
 
 TASKS = {"a": 3, "b": 5}
