@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mixplug.ramps import Ramp
     from mixplug.schedulers import PhaseScheduler
     from mixplug.tasks import multi_task_cross_entropy, split_logits
+    from mixplug.view_recipes import ViewRecipe
+    from mixplug.views import Views
 
 __version__ = "0.1.0"
 
@@ -57,6 +59,8 @@ _HOME = {
     "multi_task_cross_entropy": "tasks",
     "split_logits": "tasks",
     "export": "exporting",
+    "ViewRecipe": "view_recipes",
+    "Views": "views",
 }
 
 __all__ = [
@@ -79,6 +83,8 @@ __all__ = [
     "PhaseSwitch",
     "Ramp",
     "ViTBackbone",
+    "ViewRecipe",
+    "Views",
     "__version__",
     "backbone_of",
     "export",
