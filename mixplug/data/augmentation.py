@@ -98,7 +98,7 @@ def resized_crop(images: Tensor, windows: Tensor, size: tuple[int, int]) -> Tens
 def _resizing(start: Tensor, length: Tensor, size: int, target: int) -> Tensor:
     """``(B, target, size)``: how much each pixel of an axis weighs in each pixel of its resized window."""
     step = (length.float() / target)[:, None, None]
-    pixels = torch.arange(size, device=start.device) - start[:, None]
+    pixels = torch.arange(size, device=start.device, dtype=torch.float32) - start[:, None]
     centres = torch.arange(0.5, target, device=start.device, dtype=torch.float32)[:, None] * step
     distances = (pixels[:, None] + 0.5 - centres).abs()
     weights = (1 - distances / step.clamp_min(1)).clamp_min_(0)
