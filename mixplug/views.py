@@ -81,8 +81,10 @@ class Views(nn.Module):
             raise ImportError("views of images need kornia: pip install 'mixplug[views]'")
         self.magnitude = check_schedule("magnitude", magnitude, 0, 1)
         self.local_scale = check_range("local_scale", local_scale, 1.0)
-        pair = _pair(recipe)
-        self.recipes = pair if check_bool("blur", blur) else tuple(dataclasses.replace(one, blur_p=0.0) for one in pair)
+        first, second = _pair(recipe)
+        if not check_bool("blur", blur):
+            first, second = (dataclasses.replace(one, blur_p=0.0) for one in (first, second))
+        self.recipes = (first, second)
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
         self._range_known = False
