@@ -179,6 +179,16 @@ def test_windows_are_distributed_as_torchvisions(height, width, scale):
     assert area.max() < scale[1] * 1.05
 
 
+def test_windows_are_as_often_at_the_edges_as_elsewhere():
+    torch.manual_seed(0)
+    # Of one pixel each: the view is that pixel.
+    views = only(crop_scale=(1 / 16, 1 / 16), crop_ratio=(1.0, 1.0))(coordinates(1600, 4, 4))
+    row, column = (views[:, :2, 0, 0] * 255).round().long().T
+    counts = (4 * row + column).bincount(minlength=16)
+    assert counts.shape == (16,)
+    assert (counts - 100).abs().max() < 40  # 4 standard deviations
+
+
 def test_windows_that_never_fit_become_the_largest_of_their_shape():
     views = only(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
     images = coordinates(4, 20, 40)
