@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mixplug.schedulers import PhaseScheduler
     from mixplug.stems import small_image_stem
     from mixplug.tasks import multi_task_cross_entropy, split_logits
+    from mixplug.view_recipes import ViewRecipe
+    from mixplug.views import Views
 
 __version__ = "0.1.0"
 
@@ -67,6 +69,8 @@ _HOME = {
     "split_logits": "tasks",
     "export": "exporting",
     "small_image_stem": "stems",
+    "ViewRecipe": "view_recipes",
+    "Views": "views",
 }
 
 __all__ = [
@@ -97,6 +101,8 @@ __all__ = [
     "SimCLR",
     "SimSiam",
     "ViTBackbone",
+    "ViewRecipe",
+    "Views",
     "__version__",
     "backbone_of",
     "export",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mixplug
-from mixplug.checks import check_int
+from mixplug.checks import check_choice, check_int, check_real
+from mixplug.view_recipes import VIEW_RECIPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="the seed (default: the recipe's first)")
     train.set_defaults(run=_train)
 
+    views = commands.add_parser("views", help="draw a batch of a recipe's images and random views of them")
+    _add_recipe_arguments(views)
+    views.add_argument("--views", default="simclr", metavar="NAME", help=f"{', '.join(VIEW_RECIPES)} (default: simclr)")
+    views.add_argument("--count", type=int, default=8, help="how many images (default: %(default)s)")
+    views.add_argument("--magnitude", type=float, default=1.0, help="of the views, 0 to 1 (default: %(default)s)")
+    views.add_argument("--no-blur", action="store_true", help="leave blur out, as is usual for small images")
+    views.add_argument("--local-size", type=int, metavar="PIXELS", help="also draw local crops (default: with dino)")
+    views.set_defaults(run=_views)
+
     plan = commands.add_parser("plan", help="show the phases of a training")
     plan.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
     plan.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
@@ -95,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
     recipes.set_defaults(run=_recipes)
-    for command in (compare, sweep, report, train, plan, recipes):
+    for command in (compare, sweep, report, train, views, plan, recipes):
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
 
@@ -199,6 +209,22 @@ def _train(options: argparse.Namespace) -> None:
         f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
         f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"
     )
+
+
+def _views(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
+
+    recipe = _load(options)
+    check_choice("--views", options.views, VIEW_RECIPES)
+    count = check_int("--count", options.count, 1)
+    check_real("--magnitude", options.magnitude, 0, 1)
+    local_size = 0 if options.local_size is None else check_int("--local-size", options.local_size, 2)
+    out = options.out or _default_out(options, "-views")
+    check_out(out)
+    from mixplug.view_pictures import write_views
+
+    path = write_views(recipe, options.views, out, count, options.magnitude, not options.no_blur, local_size)
+    print(f"The picture is {path}")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -25,6 +25,8 @@ class Inputs:
         ssl: Batches of other images for self-supervised learning; None where they are the labelled ones.
         shape: Channels, height and width of all images.
         tasks: Classes of each task by name; one nameless task where there is one.
+        normalisation: Mean and standard deviation of the images for self-supervised learning, by which they are
+            normalised; None where those of the tasks differ.
         summary: What was loaded, as primitives: by the section of the recipe, numbers of images and of classes, and
             their shape.
     """
@@ -34,6 +36,7 @@ class Inputs:
     ssl: Any
     shape: tuple[int, int, int]
     tasks: dict[str, int]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
     summary: dict[str, dict[str, Any]]
 
 
@@ -77,11 +80,13 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         )
     first = next(iter(splits.values()))
     several = len(tasks) > 1
+    normalisations = {(tuple(split.mean), tuple(split.std)) for split in splits.values()}
     ssl = None
     if recipe.ssl_data is not None:
         with _naming("ssl_data"):
             other = _load_ssl(recipe.ssl_data, first.shape, seed)
             ssl = other.loader(recipe.data.batch_size, **_pipeline(recipe, recipe.ssl_data, seed, device))
+        normalisations = {(tuple(other.mean), tuple(other.std))}
         summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
     return Inputs(
         train=MultiTaskLoader(train, tasks, seed) if several else train[""],
@@ -89,6 +94,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         ssl=ssl,
         shape=first.shape,
         tasks=tasks,
+        normalisation=normalisations.pop() if len(normalisations) == 1 else None,
         summary=summary,
     )
 

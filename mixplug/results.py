@@ -101,7 +101,9 @@ class Comparison:
         objective = self.of(method)[0].objective
         if objective is None:
             return None
-        return next((m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.objective == objective), None)
+        return next(
+            (m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.objective == objective), None
+        )
 
     def parameters(self, method: str) -> dict[str, float | None]:
         """What the paper's studies vary (see :data:`mixplug.paper.PARAMETERS`), as the runs of a method had it.

@@ -23,6 +23,8 @@ CORE = [
     "backbones",
     "objectives",
     "data",
+    "view_recipes.py",
+    "views.py",
 ]
 WITHOUT_TORCH = [
     "phases.py",
@@ -37,6 +39,7 @@ WITHOUT_TORCH = [
     "spread.py",
     "table.py",
     "report.py",
+    "view_recipes.py",
 ]
 
 
@@ -106,6 +109,12 @@ def test_what_needs_torch_loads_no_composer():
     loaded = modules_after("from mixplug import MAE, backbone_of, joint_loss, mixup_ssl, phase_weights, split_logits")
     assert "torch" in loaded
     assert "composer" not in loaded
+
+
+def test_views_load_kornia_when_they_are_used():
+    loaded = modules_after("from mixplug import ViewRecipe, Views; Views('byol')")
+    assert "mixplug.views" in loaded
+    assert not loaded & {"composer", "kornia", "lightly"}
 
 
 def test_every_public_name_resolves():

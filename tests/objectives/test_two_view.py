@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from conftest import images, labels, tiny_vit
-from mixplug.views import Views
 from objectives.two_view import ENCODERS, MOMENTUM, OBJECTIVES, tiny_cnn, trainable, views
 from torch import nn
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixplug import DINO, MAE, Phase, Position, SimSiam, backbone_of
 from mixplug.objectives import two_view
+from mixplug.views import Views
 
 every = pytest.mark.parametrize("name", OBJECTIVES)
 encoders = pytest.mark.parametrize("kind", ENCODERS)
