@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mixplug.backbones import BackbonePass
 from mixplug.objectives.heads import heads, lightly
-from mixplug.objectives.two_view import TwoView, check_sizes, in_full_precision, wide
+from mixplug.objectives.two_view import TwoView, check_sizes, in_full_precision, mean_over_pairs, wide
 from mixplug.views import Views
 
 
@@ -65,9 +65,10 @@ class SimSiam(TwoView):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.symmetric):
             second = self.projector(seen.encode(self.other_view(seen)).features)
         self.watch_collapse(first)
+        predictions = {0: self.predictor(first)}
+        if self.symmetric:
+            predictions[1] = self.predictor(second)
         distance = lightly("loss").NegativeCosineSimilarity()
         with in_full_precision(first):
-            loss = distance(wide(self.predictor(first)), wide(second.detach()))
-            if not self.symmetric:
-                return loss
-            return loss / 2 + distance(wide(self.predictor(second)), wide(first.detach())) / 2
+            targets = {0: first.detach(), 1: second.detach()}
+            return mean_over_pairs(lambda p, z: distance(wide(p), wide(z)), predictions, targets)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import images, labels, tiny_vit
 from objectives.two_view import ENCODERS, MOMENTUM, OBJECTIVES, tiny_cnn, trainable, views
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,39 +33,45 @@ def loss_of(model, backbone, objective, x, position=Phase.SSL):
     return objective(seen), logits
 
 
-@every
-@encoders
-def test_it_learns_a_tiny_batch_without_collapse(name, kind):
-    """300 steps on 8 images: the loss falls, and embeddings stay apart."""
-    model, backbone, objective = built(name, kind, **({"momentum": 0.9} if name in MOMENTUM else {}))
-    optimizer = torch.optim.AdamW(trainable(model, objective), lr=3e-3)
-    x = images(8) * 0.5
-    losses, monitors = [], {}
-    steps = 150
-    for step in range(steps):
-        position = Position(Phase.SSL, step / steps, step / steps)
-        loss, _ = loss_of(model, backbone, objective, x, position)
+FALLS = {"SimSiam": -0.3, "SimCLR": 0.9, "BYOL": 0.8, "MoCoV2Plus": 0.9, "MoCoV3": 0.95, "DINO": 0.6}
+"""By what factor a loss falls at least; that of SimSiam falls from about 0 to this number or below."""
+
+# A tiny ViT without BatchNorm in its head takes longer to tell images apart than a test should.
+LEARNERS = [(name, "CNN") for name in OBJECTIVES] + [(name, "ViT") for name in ("SimSiam", "SimCLR", "BYOL", "MoCoV3")]
+
+
+@pytest.mark.parametrize(("name", "kind"), LEARNERS)
+def test_the_loss_falls_on_a_tiny_set_without_collapse(name, kind):
+    """Batches of 16 of 32 digits, 160 steps: the other half is what MoCo's queue holds."""
+    digits = torch.tensor(load_digits().images[:32], dtype=torch.float32).unsqueeze(1) / 16
+    own = {"hidden_dim": 64, **OWN.get(name, {"out_dim": 16})}
+    torch.manual_seed(1)
+    model, backbone, objective = built(name, kind, **own)
+    objective.views = Views(objective.views.recipes, magnitude=0.3)
+    optimizer = torch.optim.AdamW(trainable(model, objective), lr=1e-3)
+    losses = []
+    for step in range(STEPS):
+        position = Position(Phase.SSL, step / STEPS, step / STEPS)
+        loss, _ = loss_of(model, backbone, objective, digits.chunk(2)[step % 2], position)
         optimizer.zero_grad()
         loss.backward()
         objective.after_backward(position)
         optimizer.step()
         objective.after_step(position)
         losses.append(loss.item())
-        monitors = {key: float(value) for key, value in objective.monitors().items()}
-    first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
-    print(name, kind, first, last, monitors)
-    if name == "SimSiam":  # goes from 0 to -1
-        assert last < first - 0.3
-    else:
-        assert last < FALLS[name] * first
-    if name == "DINO":
-        assert monitors["target_entropy"] > 0.3
-    else:
-        assert monitors["embedding_std"] > 0.3
+    spread = {monitor: float(value) for monitor, value in objective.monitors().items()}
+    first, last = sum(losses[:16]) / 16, sum(losses[-16:]) / 16
+    print(name, kind, round(first, 3), round(last, 3), spread)
+    assert last < (FALLS[name] if name == "SimSiam" else FALLS[name] * first)
+    assert spread["target_entropy" if name == "DINO" else "embedding_std"] > 0.3
 
 
-FALLS = {"SimCLR": 0.9, "BYOL": 0.6, "MoCoV2Plus": 0.9, "MoCoV3": 0.9, "DINO": 0.9}
-"""By what factor the losses fall at least."""
+STEPS = 160
+OWN = {
+    "SimSiam": {"out_dim": 32, "bottleneck_dim": 16},
+    "MoCoV2Plus": {"out_dim": 16, "queue_size": 32},
+    "DINO": {"bottleneck_dim": 16, "prototypes": 32, "center_momentum": 0.5, "teacher_temperature": (0.04, 0.04)},
+}
 
 
 @encoders
@@ -274,7 +281,7 @@ def test_it_is_made_once_for_one_width(name):
     [
         (lambda: SimSiam(3), TypeError, "views must be a recipe's name"),
         (lambda: SimSiam("simsam"), ValueError, "did you mean 'simsiam'"),
-        (lambda: SimSiam(symmetric=1), TypeError, "symmetric must be True or False"),
+        (lambda: SimSiam(symmetric=1), TypeError, "symmetric must be true or false"),
         (lambda: SimSiam(bottleneck_dim=0), ValueError, "bottleneck_dim"),
         (lambda: OBJECTIVES["SimCLR"](temperature=0), ValueError, "temperature"),
         (lambda: OBJECTIVES["BYOL"](momentum=1.5), ValueError, "momentum"),
