@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PhaseSwitch,
     )
     from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
+    from mixplug.callbacks import LinearProbe, OnlineKNN
     from mixplug.exporting import export
     from mixplug.losses import LossWeights, joint_loss, phase_weights
     from mixplug.mixing import MixingFunction, mixup_ssl
@@ -58,6 +59,8 @@ _HOME = {
     "MultiTaskClassifier": "models",
     "multi_task_cross_entropy": "tasks",
     "split_logits": "tasks",
+    "OnlineKNN": "callbacks",
+    "LinearProbe": "callbacks",
     "export": "exporting",
 }
 
@@ -68,12 +71,14 @@ __all__ = [
     "ExactResumption",
     "FusedBackbonePass",
     "JointLoss",
+    "LinearProbe",
     "LossWeights",
     "MixTraining",
     "MixingFunction",
     "MixupSSLData",
     "MultiTaskClassifier",
     "Objective",
+    "OnlineKNN",
     "PassRequest",
     "Phase",
     "PhasePlan",
