@@ -72,6 +72,10 @@ class _FeatureProbe(Callback):
         self.at_start = check_bool("at_start", at_start)
         self.backbone_path = backbone
         self.name = name
+        self._is_due: Callable[[State, Event], bool]
+        self._backbone: Backbone | None
+        self._test: DataSpec | None
+        self._kept: tuple[tuple[Any, ...], tuple[Features, Features]] | None
         self._begin()
 
     @abstractmethod
@@ -126,13 +130,11 @@ class _FeatureProbe(Callback):
         self._kept = self._backbone = self._test = None
 
     def _begin(self) -> None:
-        self._is_due: Callable[[State, Event], bool] = create_interval_scheduler(
+        self._is_due = create_interval_scheduler(
             self.interval, checkpoint_events=False, final_events={Event.BATCH_END, Event.EPOCH_END}
         )
         self._measured_at = -1
-        self._backbone: Backbone | None = None
-        self._test: DataSpec | None = None
-        self._kept: tuple[tuple[Any, ...], tuple[Features, Features]] | None = None
+        self._backbone = self._test = self._kept = None
 
     def _measure_if_due(self, state: State, event: Event, logger: Logger) -> None:
         if self._is_due(state, event):
@@ -301,10 +303,12 @@ def _only_evaluator(state: State, name: str) -> DataSpec:
 
 def _checked(interval: str | Time) -> Time:
     example = "give one such as '1ep', '100ba', '5000sp' or '0.1dur'"
+    if not isinstance(interval, (str, Time)):
+        raise TypeError(f"interval must be a length of time, got {interval!r}; {example}")
     try:
-        time = Time.from_input(interval, TimeUnit.EPOCH)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"interval must be a length of time, got {interval!r}; {example}") from error
+        time = Time.from_input(interval)
+    except ValueError as error:
+        raise ValueError(f"interval must be a length of time, got {interval!r}; {example}") from error
     if not time.value > 0 or time.unit not in _UNITS:
         raise ValueError(
             f"interval must be above 0, in epochs, batches, samples or shares of the run, got {interval!r}; {example}"

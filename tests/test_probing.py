@@ -147,7 +147,7 @@ def test_bad_settings(judge, options, error, message):
 
 
 def test_one_class_cannot_be_told_from_others():
-    with pytest.raises(ValueError, match="all 30 training images are of class 2; .* at least two classes"):
+    with pytest.raises(ValueError, match=r"all 30 training images are of class 2; .* at least two classes"):
         linear_probe_accuracy(X, torch.full_like(Y, 2), X, Y)
 
 
