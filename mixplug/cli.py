@@ -87,6 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="the seed (default: the recipe's first)")
     train.set_defaults(run=_train)
 
+    probe = commands.add_parser("probe", help="judge a checkpoint's representations: nearest neighbours, linear probe")
+    probe.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of a training, or an exported .safetensors"
+    )
+    _add_recipe_arguments(probe, out=False)
+    probe.add_argument("--method", help="key of the method that was trained (default: the recipe's last)")
+    probe.add_argument("--seed", type=int, help="seed that it was trained with (default: the recipe's first)")
+    probe.add_argument("--k", type=int, default=20, help="neighbours that vote (default: 20)")
+    probe.set_defaults(run=_probe)
+
     plan = commands.add_parser("plan", help="show the phases of a training")
     plan.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
     plan.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
@@ -95,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
     recipes.set_defaults(run=_recipes)
-    for command in (compare, sweep, report, train, plan, recipes):
+    for command in (compare, sweep, report, train, probe, plan, recipes):
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
 
@@ -104,10 +114,12 @@ def _add_recipe_arguments(
     command: argparse.ArgumentParser,
     metavar: str = "key=value",
     meaning: str = "settings to change, such as data.fraction=0.5, or the short epochs=50, fraction=, alpha=, rho=",
+    out: bool = True,
 ) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     command.add_argument("overrides", nargs="*", default=[], metavar=metavar, help=meaning)
-    command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
+    if out:
+        command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -199,6 +211,21 @@ def _train(options: argparse.Namespace) -> None:
         f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
         f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"
     )
+
+
+def _probe(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    k = check_int("--k", options.k, 1)
+    if not options.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {str(options.checkpoint)!r}; mixplug train leaves one, checkpoint.pt, in its --out"
+        )
+    method = options.method or list(recipe.methods)[-1]
+    seed = recipe.first_seed if options.seed is None else options.seed
+    console = _console()
+    from mixplug.probe import probe, probe_table
+
+    _print_table(console, probe_table(probe(options.checkpoint, recipe, method, seed, k), k))
 
 
 def _plan(options: argparse.Namespace) -> None:
