@@ -68,6 +68,7 @@ class _FeatureProbe(Callback):
     ) -> None:
         self.train_data = _data("train_loader", train_loader)
         self.test_data = None if test_loader is None else _data("test_loader", test_loader)
+        self._given = (train_loader, test_loader)
         self.interval = _checked(interval)
         self.at_start = check_bool("at_start", at_start)
         self.backbone_path = backbone
@@ -159,15 +160,16 @@ class _FeatureProbe(Callback):
         """Features of this moment's training and test images, of all processes, each moment extracted once."""
         assert self._backbone is not None
         assert self._test is not None
-        moment = (state.timestamp.batch.value, self._backbone.model, self.train_data.dataloader, self._test.dataloader)
+        # Every BATCH_START ends a moment. What users gave tells loaders apart: their DataSpecs may transform batches.
+        source = (self._backbone.model, *self._given)
         for probe in _probes(state):
-            if probe._kept is not None and all(a is b or a == b for a, b in zip(probe._kept[0], moment, strict=True)):
+            if probe._kept is not None and all(a is b for a, b in zip(probe._kept[0], source, strict=True)):
                 return probe._kept[1]
         features = (
             gather_features(*self._extract(state, self.train_data), self.train_data.dataloader),
             gather_features(*self._extract(state, self._test), self._test.dataloader),
         )
-        self._kept = (moment, features)
+        self._kept = (source, features)
         return features
 
     def _extract(self, state: State, data: DataSpec, max_batches: int | None = None) -> Features:

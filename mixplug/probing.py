@@ -176,9 +176,8 @@ def linear_probe_accuracy(
 ) -> float:
     """Accuracy of multinomial logistic regression on the features, each standardised by the training images.
 
-    It is scikit-learn's ``LogisticRegression`` (L-BFGS, float64, from zero), so it is deterministic. L2 strength is not
-    searched for: that would take a third set of images. On the CPU, 50,000 images of 192 features and 10 classes take
-    about half a minute.
+    It is scikit-learn's ``LogisticRegression`` (L-BFGS on the CPU, float64, from zero), so it is deterministic. The L2
+    strength is not searched for: that would take a third set of images.
 
     Args:
         train_features: ``(N, D)``.

@@ -170,12 +170,20 @@ def test_transforms_of_a_data_spec_are_applied():
         return batch[0] / 2, batch[1]
 
     plain = DataLoader(TensorDataset(images(30, seed=40) * 2, labels(30, 3, seed=40)), batch_size=8)
-    specs = [DataSpec(plain, batch_transforms=halved), DataSpec(plain, microbatch_transforms=halved)]
-    named = [OnlineKNN(spec, test_data(), k=5, name=f"knn/{i}") for i, spec in enumerate([data(), *specs])]
-    made = trainer(None, [], "2ep", callbacks=named)
-    made.fit()
-    first, second, third = (logged(made, f"knn/{i}/accuracy") for i in range(3))
-    assert first == second == third
+    specs = [DataSpec(plain, batch_transforms=halved), DataSpec(plain, microbatch_transforms=halved), plain]
+    test, seen = test_data(), {}
+
+    class Keeping(OnlineKNN):
+        def accuracy(self, train, test):
+            seen[self.name] = train[0]
+            return super().accuracy(train, test)
+
+    named = [Keeping(given, test, k=5, name=f"knn/{i}") for i, given in enumerate([data(), *specs])]
+    trainer(None, [], "1ep", callbacks=named).fit()
+    first, second, third, untransformed = seen.values()
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert not torch.equal(first, untransformed)
 
 
 @pytest.mark.parametrize("row", ["plain", "MixTraining"])
