@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PhaseSwitch,
     )
     from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
+    from mixplug.callbacks import LinearProbe, OnlineKNN
     from mixplug.exporting import export
     from mixplug.losses import LossWeights, joint_loss, phase_weights
     from mixplug.mixing import MixingFunction, mixup_ssl
@@ -67,6 +68,8 @@ _HOME = {
     "MultiTaskClassifier": "models",
     "multi_task_cross_entropy": "tasks",
     "split_logits": "tasks",
+    "OnlineKNN": "callbacks",
+    "LinearProbe": "callbacks",
     "export": "exporting",
     "small_image_stem": "stems",
     "ViewRecipe": "view_recipes",
@@ -82,6 +85,7 @@ __all__ = [
     "ExactResumption",
     "FusedBackbonePass",
     "JointLoss",
+    "LinearProbe",
     "LossWeights",
     "MixTraining",
     "MixingFunction",
@@ -90,6 +94,7 @@ __all__ = [
     "MoCoV3",
     "MultiTaskClassifier",
     "Objective",
+    "OnlineKNN",
     "PassRequest",
     "Phase",
     "PhasePlan",

@@ -88,6 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="the seed (default: the recipe's first)")
     train.set_defaults(run=_train)
 
+    probe = commands.add_parser("probe", help="judge a checkpoint's representations: nearest neighbours, linear probe")
+    probe.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of a training, or an exported .safetensors"
+    )
+    _add_recipe_arguments(probe, out=False)
+    probe.add_argument("--method", help="key of the method that was trained (default: the recipe's last)")
+    probe.add_argument("--seed", type=int, help="seed that it was trained with (default: the recipe's first)")
+    probe.add_argument("--k", type=int, default=20, help="neighbours that vote (default: 20)")
+    probe.set_defaults(run=_probe)
+
     views = commands.add_parser("views", help="draw a batch of a recipe's images and random views of them")
     _add_recipe_arguments(views)
     views.add_argument("--views", default="simclr", metavar="NAME", help=f"{', '.join(VIEW_RECIPES)} (default: simclr)")
@@ -105,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
     recipes.set_defaults(run=_recipes)
-    for command in (compare, sweep, report, train, views, plan, recipes):
+    for command in (compare, sweep, report, train, probe, views, plan, recipes):
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
 
@@ -114,10 +124,12 @@ def _add_recipe_arguments(
     command: argparse.ArgumentParser,
     metavar: str = "key=value",
     meaning: str = "settings to change, such as data.fraction=0.5, or the short epochs=50, fraction=, alpha=, rho=",
+    out: bool = True,
 ) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     command.add_argument("overrides", nargs="*", default=[], metavar=metavar, help=meaning)
-    command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
+    if out:
+        command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -209,6 +221,21 @@ def _train(options: argparse.Namespace) -> None:
         f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
         f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"
     )
+
+
+def _probe(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    k = check_int("--k", options.k, 1)
+    if not options.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {str(options.checkpoint)!r}; mixplug train leaves one, checkpoint.pt, in its --out"
+        )
+    method = options.method or list(recipe.methods)[-1]
+    seed = recipe.first_seed if options.seed is None else options.seed
+    console = _console()
+    from mixplug.probe import probe, probe_table
+
+    _print_table(console, probe_table(probe(options.checkpoint, recipe, method, seed, k), k))
 
 
 def _views(options: argparse.Namespace) -> None:

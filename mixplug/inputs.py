@@ -12,7 +12,7 @@ import torch
 
 from mixplug.data.datasets import DataSplit, UnlabelledImages, load_dataset, load_unlabelled
 from mixplug.data.multitask import MultiTaskEvalLoader, MultiTaskLoader
-from mixplug.recipes import ImagesConfig, Recipe
+from mixplug.recipes import DataConfig, ImagesConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
     for name, config in configs.items():
         key = f"tasks.{name}" if name else "data"
         with _naming(key):
-            split = load_dataset(config.dataset, config.fraction, seed, **_options(config), test=config.test, key=key)
+            split = _load(config, seed, key)
             train[name] = split.train_loader(recipe.data.batch_size, **_pipeline(recipe, config, seed, device))
             evaluation[name] = split.eval_loader(
                 recipe.data.eval_batch_size, device=device, workers=recipe.data.workers
@@ -97,6 +97,37 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         normalisation=normalisations.pop() if len(normalisations) == 1 else None,
         summary=summary,
     )
+
+
+def probe_loaders(recipe: Recipe, seed: int, device: torch.device) -> dict[str, tuple[Any, Any]]:
+    """Batches of the labelled training images (the recipe's share of them) and of the test images, for probes.
+
+    Args:
+        recipe: The recipe.
+        seed: Of the data-limitation subsets.
+        device: Where images that are kept in memory lie.
+
+    Returns:
+        Both loaders for each task, neither shuffled nor augmented; for one nameless task where there is one.
+
+    Raises:
+        TypeError: as of :func:`make_inputs`.
+        ValueError: as of :func:`make_inputs`.
+        FileNotFoundError: data is not there.
+    """
+    loaders = {}
+    for name, config in (recipe.task_data() or {"": recipe.data}).items():
+        key = f"tasks.{name}" if name else "data"
+        with _naming(key):
+            split = _load(config, seed, key)
+            batch_size, options = recipe.data.eval_batch_size, {"device": device, "workers": recipe.data.workers}
+            train = split.train_loader(batch_size, shuffle=False, **options)
+            loaders[name] = (train, split.eval_loader(batch_size, **options))
+    return loaders
+
+
+def _load(config: DataConfig, seed: int, key: str) -> DataSplit:
+    return load_dataset(config.dataset, config.fraction, seed, **_options(config), test=config.test, key=key)
 
 
 @contextmanager

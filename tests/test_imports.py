@@ -20,6 +20,7 @@ CORE = [
     "losses.py",
     "tasks.py",
     "mixing.py",
+    "probing.py",
     "backbones",
     "objectives",
     "data",
@@ -63,7 +64,7 @@ def imported_by(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", files_of([*CORE, "exporting.py"]), ids=str)
 def test_the_core_knows_nothing_of_composer_or_of_what_stands_on_it(path):
-    above = ("algorithms", "schedulers", "models", "experiment", "cli")
+    above = ("algorithms", "callbacks", "schedulers", "models", "experiment", "cli")
     banned = ("composer", *(f"mixplug.{name}" for name in above))
     assert not [name for name in imported_by(path) if name.startswith(banned)]
 

@@ -163,13 +163,14 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def resumes_from_every_batch(folder: Path, make: Callable[[], list[Algorithm]], **options: Any) -> int:
     """Check that weights, optimizer state and random numbers are those of the run never interrupted, bit for bit.
 
-    ``make``, and what makes the "model" and the "train_dataloader" among the options, are called for each run: a new
-    process has new objects.
+    ``make``, and what makes the "model", the "train_dataloader" and the "callbacks" among the options, are called for
+    each run: a new process has new objects.
     The number of interruptions is returned.
     """
 
     def made(**more: Any) -> Trainer:
-        data = {name: value() if name in ("model", "train_dataloader") else value for name, value in options.items()}
+        afresh = ("model", "train_dataloader", "callbacks")
+        data = {name: value() if name in afresh else value for name, value in options.items()}
         return trainer(algorithms=make(), **data, **more)
 
     whole = made(save_folder=str(folder), save_interval="1ba", save_filename="{batch}.pt")
