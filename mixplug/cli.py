@@ -100,11 +100,16 @@ def _parser() -> argparse.ArgumentParser:
 
     views = commands.add_parser("views", help="draw a batch of a recipe's images and random views of them")
     _add_recipe_arguments(views)
-    views.add_argument("--views", default="simclr", metavar="NAME", help=f"{', '.join(VIEW_RECIPES)} (default: simclr)")
+    views.add_argument(
+        "--method", help="key of the method whose objective's views to draw (default: the recipe's last)"
+    )
+    views.add_argument("--views", metavar="NAME", help=f"draw those of this name instead: {', '.join(VIEW_RECIPES)}")
     views.add_argument("--count", type=int, default=8, help="how many images (default: %(default)s)")
     views.add_argument("--magnitude", type=float, default=1.0, help="of the views, 0 to 1 (default: %(default)s)")
-    views.add_argument("--no-blur", action="store_true", help="leave blur out, as is usual for small images")
-    views.add_argument("--local-size", type=int, metavar="PIXELS", help="also draw local crops (default: with dino)")
+    views.add_argument(
+        "--no-blur", action="store_true", help="with --views: leave blur out, as is usual for small images"
+    )
+    views.add_argument("--local-size", type=int, metavar="PIXELS", help="also draw local crops of this size")
     views.set_defaults(run=_views)
 
     plan = commands.add_parser("plan", help="show the phases of a training")
@@ -242,15 +247,23 @@ def _views(options: argparse.Namespace) -> None:
     from mixplug.commands import check_out
 
     recipe = _load(options)
-    check_choice("--views", options.views, VIEW_RECIPES)
+    if options.views is not None:
+        check_choice("--views", options.views, VIEW_RECIPES)
+        if options.method is not None:
+            raise ValueError(f"give --views {options.views} or --method {options.method}, not both")
+    elif options.no_blur:
+        raise ValueError("--no-blur goes with --views; a recipe's own views say blur: false themselves")
     count = check_int("--count", options.count, 1)
     check_real("--magnitude", options.magnitude, 0, 1)
     local_size = 0 if options.local_size is None else check_int("--local-size", options.local_size, 2)
     out = options.out or _default_out(options, "-views")
     check_out(out)
-    from mixplug.view_pictures import write_views
+    from mixplug.view_pictures import objective_of, write_views
+    from mixplug.views import Views
 
-    path = write_views(recipe, options.views, out, count, options.magnitude, not options.no_blur, local_size)
+    method = options.method or list(recipe.methods)[-1]
+    views = Views(options.views, blur=not options.no_blur) if options.views else objective_of(recipe, method).views
+    path = write_views(recipe, views, options.views or method, out, count, options.magnitude, local_size)
     print(f"The picture is {path}")
 
 

@@ -19,6 +19,7 @@ import torch
 from algorithms.settings import (
     TASKS,
     classifier,
+    convolutional_classifier,
     multi_task_classifier,
     multi_task_loader,
     trainer,
@@ -29,6 +30,7 @@ from composer.models import ComposerClassifier
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 from conftest import images, labels
+from objectives.two_view import OBJECTIVES
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -148,6 +150,12 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "ImageLoader": from_image_loaders,
     "no phases": lambda: same_weights(lambda: [FusedBackbonePass(), JointLoss(Ramp(1.0, 0.0))]),
+    **{
+        name: lambda name=name: same_weights(lambda: [MixTraining(objective=OBJECTIVES[name]())]) for name in OBJECTIVES
+    },
+    "MoCoV2Plus, CNN": lambda: same_weights(
+        lambda: [MixTraining(objective=OBJECTIVES["MoCoV2Plus"]())], convolutional_classifier
+    ),
     "two tasks": lambda: same_weights(
         from_input, multi_task_classifier, two_uneven_tasks, eval_dataloader=for_evaluation(two_uneven_tasks())
     ),

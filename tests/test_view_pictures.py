@@ -10,7 +10,8 @@ from mixplug.cli import main
 from mixplug.inputs import make_inputs
 from mixplug.pictures import views
 from mixplug.recipes import load_recipe
-from mixplug.view_pictures import DRAWS, draw_views, views_of
+from mixplug.view_pictures import DRAWS, draw_views
+from mixplug.views import Views
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def test_what_is_drawn_is_in_0_to_1_again():
     recipe = load_recipe(TINY, ["data.batch_size=5"])
     inputs = make_inputs(recipe, 0, CPU)
     images, _ = next(iter(inputs.train))
-    made = views_of(recipe, "dino").normalised_by(*inputs.normalisation)
+    made = Views("dino").normalised_by(*inputs.normalisation)
     drawn = draw_views(images, made, inputs, local_size=3)
     assert {name: tuple(block.shape) for name, block in drawn.items()} == {
         "original": (1, 5, 1, 8, 8),
@@ -70,12 +71,27 @@ def test_by_what_images_are_normalised(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     for out, more in (("a", []), ("b", ["--magnitude", "0.2"]), ("c", [])):
-        assert main(["views", TINY, "--count", "2", "--out", str(tmp_path / out), *more]) == 0
+        own = ["--views", "simclr", "--count", "2", "--out", str(tmp_path / out)]
+        assert main(["views", TINY, *own, *more]) == 0
         assert f"The picture is {tmp_path / out / 'views-simclr.png'}" in capsys.readouterr().out
     first, weaker, again = ((tmp_path / out / "views-simclr.png").read_bytes() for out in "abc")
     assert first.startswith(b"\x89PNG")
     assert first == again
     assert first != weaker
+
+
+def test_the_views_of_a_methods_own_objective(tmp_path, capsys):
+    views = "{views: {Views: {recipe: byol, blur: false}}}"
+    method = f"methods.own={{label: Own, algorithms: [MixTraining: {{objective: {{BYOL: {views}}}}}]}}"
+    assert main(["views", TINY, method, "--count", "2", "--out", str(tmp_path / "own")]) == 0
+    same = ["--views", "byol", "--no-blur", "--count", "2", "--out", str(tmp_path / "byol")]
+    assert main(["views", TINY, *same]) == 0
+    own, byol = (tmp_path / name for name in ("own/views-own.png", "byol/views-byol.png"))
+    assert own.read_bytes() == byol.read_bytes()
+    assert main(["views", TINY, method, "--method", "sl", "--out", str(tmp_path)]) == 2
+    assert "method 'sl' has no objective of two views; those of the recipe that have one are ['own']" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_command_reads_only_the_files_that_it_shows(tmp_path):
@@ -89,8 +105,10 @@ def test_the_command_reads_only_the_files_that_it_shows(tmp_path):
 
 
 def test_several_tasks_need_one_normalisation(tmp_path, capsys):
-    assert main(["views", TINY, "tasks={a: {}, b: {}}", "--count", "2", "--out", str(tmp_path)]) == 0
-    assert main(["views", TINY, "tasks={a: {mean: [0.2]}, b: {}}", "--out", str(tmp_path)]) == 2
+    assert (
+        main(["views", TINY, "tasks={a: {}, b: {}}", "--views", "simclr", "--count", "2", "--out", str(tmp_path)]) == 0
+    )
+    assert main(["views", TINY, "tasks={a: {mean: [0.2]}, b: {}}", "--views", "simclr", "--out", str(tmp_path)]) == 2
     assert "give all the same, data.mean and data.std" in capsys.readouterr().err
 
 
@@ -103,6 +121,9 @@ def test_several_tasks_need_one_normalisation(tmp_path, capsys):
         (["--local-size", "1"], "--local-size must be a whole number of at least 2, got 1"),
         (["data.dataset=cifar11"], "cifar11"),
         (["epoch=3"], "epoch"),
+        ([], "has no objective of two views. Name views, such as --views simclr"),
+        (["--views", "simclr", "--method", "sl"], "give --views simclr or --method sl, not both"),
+        (["--no-blur"], "--no-blur goes with --views"),
     ],
 )
 def test_bad_input_of_the_command(arguments, message, capsys, tmp_path):
