@@ -32,7 +32,14 @@ from mixplug.backbones import Backbone, BackbonePass, ViTBackbone
 from mixplug.checks import check_int, check_real
 from mixplug.objectives.gathering import summed
 from mixplug.objectives.heads import heads
-from mixplug.objectives.two_view import MomentumTwoView, check_sizes, in_full_precision, mean_over_pairs, wide
+from mixplug.objectives.two_view import (
+    MomentumTwoView,
+    check_sizes,
+    check_temperature,
+    in_full_precision,
+    mean_over_pairs,
+    wide,
+)
 from mixplug.phases import Phase, Position
 from mixplug.views import Views
 
@@ -96,13 +103,13 @@ class DINO(MomentumTwoView):
         self.local_size = None if local_size is None else check_int("local_size", local_size, 2)
         check_sizes(hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim, prototypes=prototypes)
         self.hidden_dim, self.bottleneck_dim, self.prototypes = hidden_dim, bottleneck_dim, prototypes
-        self.student_temperature = _check_temperature("student_temperature", student_temperature)
+        self.student_temperature = check_temperature("student_temperature", student_temperature)
         if not isinstance(teacher_temperature, (tuple, list)) or len(teacher_temperature) != 2:
             raise TypeError(
                 f"teacher_temperature must be two numbers, where it starts and where it stays, such as (0.04, 0.07); "
                 f"got {teacher_temperature!r}"
             )
-        self.teacher_temperature = tuple(_check_temperature("teacher_temperature", t) for t in teacher_temperature)
+        self.teacher_temperature = tuple(check_temperature("teacher_temperature", t) for t in teacher_temperature)
         self.temperature_warmup = check_real("temperature_warmup", temperature_warmup, 0, 1)
         self.freeze_prototypes = check_real("freeze_prototypes", freeze_prototypes, 0, 1)
         self.center_momentum = check_real("center_momentum", center_momentum, 0, 1)
@@ -230,7 +237,3 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def _half(backbone: Backbone, size: int) -> int:
     patch = max(backbone.patch_size) if isinstance(backbone, ViTBackbone) else 1
     return max(patch, size // 2 // patch * patch)
-
-
-def _check_temperature(name: str, value: float) -> float:
-    return check_real(name, value, 0, float("inf"), low_open=True, high_open=True)

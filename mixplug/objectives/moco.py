@@ -27,10 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixplug.backbones import BackbonePass
-from mixplug.checks import check_real
 from mixplug.objectives.gathering import gathered, rank
 from mixplug.objectives.heads import heads
-from mixplug.objectives.two_view import MomentumTwoView, check_sizes, in_full_precision, mean_over_pairs, wide
+from mixplug.objectives.two_view import (
+    MomentumTwoView,
+    check_sizes,
+    check_temperature,
+    in_full_precision,
+    mean_over_pairs,
+    wide,
+)
 from mixplug.phases import Position
 from mixplug.views import Views
 
@@ -69,7 +75,7 @@ class MoCoV2Plus(MomentumTwoView):
         super().__init__(views, symmetric, momentum)
         check_sizes(queue_size=queue_size, hidden_dim=hidden_dim, out_dim=out_dim)
         self.queue_size, self.hidden_dim, self.out_dim = queue_size, hidden_dim, out_dim
-        self.temperature = check_real("temperature", temperature, 0, float("inf"), low_open=True, high_open=True)
+        self.temperature = check_temperature("temperature", temperature)
         self._keys: dict[int, list[Tensor]] = {}
 
     def make_heads(self, width: int) -> None:
@@ -134,7 +140,7 @@ class MoCoV3(MomentumTwoView):
         super().__init__(views, symmetric, momentum)
         check_sizes(hidden_dim=hidden_dim, out_dim=out_dim)
         self.hidden_dim, self.out_dim = hidden_dim, out_dim
-        self.temperature = check_real("temperature", temperature, 0, float("inf"), low_open=True, high_open=True)
+        self.temperature = check_temperature("temperature", temperature)
 
     def make_heads(self, width: int) -> None:
         """See the base class."""

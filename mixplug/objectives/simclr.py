@@ -18,10 +18,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from mixplug.backbones import BackbonePass
-from mixplug.checks import check_real
 from mixplug.objectives.gathering import world_size
 from mixplug.objectives.heads import heads, lightly
-from mixplug.objectives.two_view import TwoView, check_sizes, in_full_precision, wide
+from mixplug.objectives.two_view import TwoView, check_sizes, check_temperature, in_full_precision, wide
 from mixplug.views import Views
 
 
@@ -48,7 +47,7 @@ class SimCLR(TwoView):
         super().__init__(views)
         check_sizes(hidden_dim=hidden_dim, out_dim=out_dim)
         self.hidden_dim, self.out_dim = hidden_dim, out_dim
-        self.temperature = check_real("temperature", temperature, 0, float("inf"), low_open=True, high_open=True)
+        self.temperature = check_temperature("temperature", temperature)
 
     def make_heads(self, width: int) -> None:
         """See the base class."""

@@ -258,6 +258,11 @@ def in_full_precision(values: Tensor) -> torch.autocast:
     return torch.autocast(values.device.type, enabled=False)
 
 
+def check_temperature(name: str, value: float) -> float:
+    """Return ``value`` if it is a number above 0."""
+    return check_real(name, value, 0, math.inf, low_open=True, high_open=True)
+
+
 def check_sizes(**sizes: int) -> None:
     """Check that widths of a head are integers of at least 1."""
     for name, size in sizes.items():
