@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DistributedSampler
 
-from mixplug.backbones import Backbone, backbone_of, submodules, timm, vit
+from mixplug.backbones import Backbone, adapters_in, backbone_of
 from mixplug.checks import check_int, check_real
 from mixplug.data.passes import repeatable_pass
 from mixplug.data.randomness import random_state, set_random_state
@@ -233,8 +233,7 @@ def unattached_backbone(model: nn.Module, path: str | None = None) -> Backbone:
 
     ``features_of`` needs no attachment, and so the model remains what it was.
     """
-    kinds = (vit, timm, submodules)
-    before = [adapter for module in model.modules() for kind in kinds if (adapter := kind.adapter_of(module))]
+    before = adapters_in(model)
     backbone = backbone_of(model, path)
     if not any(backbone is adapter for adapter in before):
         backbone.detach()
