@@ -42,17 +42,18 @@ LEARNERS = [(name, "CNN") for name in OBJECTIVES] + [(name, "ViT") for name in (
 
 @pytest.mark.parametrize(("name", "kind"), LEARNERS)
 def test_the_loss_falls_on_a_tiny_set_without_collapse(name, kind):
-    """Batches of 16 of 32 digits, 160 steps: the other half is what MoCo's queue holds."""
+    """32 digits, 160 steps; MoCo sees one half at a time, so that its queue holds the other."""
     digits = torch.tensor(load_digits().images[:32], dtype=torch.float32).unsqueeze(1) / 16
     own = {"hidden_dim": 64, **OWN.get(name, {"out_dim": 16})}
     torch.manual_seed(1)
     model, backbone, objective = built(name, kind, **own)
-    objective.views = Views(objective.views.recipes, magnitude=0.3)
-    optimizer = torch.optim.AdamW(trainable(model, objective), lr=1e-3)
+    objective.views = Views(objective.views.recipes, magnitude=0.2)
+    optimizer = torch.optim.AdamW(trainable(model, objective), lr=3e-4 if name == "DINO" else 1e-3)
+    parts = 1 if name == "DINO" else 2
     losses = []
     for step in range(STEPS):
         position = Position(Phase.SSL, step / STEPS, step / STEPS)
-        loss, _ = loss_of(model, backbone, objective, digits.chunk(2)[step % 2], position)
+        loss, _ = loss_of(model, backbone, objective, digits.chunk(parts)[step % parts], position)
         optimizer.zero_grad()
         loss.backward()
         objective.after_backward(position)
@@ -61,7 +62,6 @@ def test_the_loss_falls_on_a_tiny_set_without_collapse(name, kind):
         losses.append(loss.item())
     spread = {monitor: float(value) for monitor, value in objective.monitors().items()}
     first, last = sum(losses[:16]) / 16, sum(losses[-16:]) / 16
-    print(name, kind, round(first, 3), round(last, 3), spread)
     assert last < (FALLS[name] if name == "SimSiam" else FALLS[name] * first)
     assert spread["target_entropy" if name == "DINO" else "embedding_std"] > 0.3
 
