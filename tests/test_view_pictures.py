@@ -119,7 +119,7 @@ def test_several_tasks_need_one_normalisation(tmp_path, capsys):
         (["--count", "0"], "--count must be a whole number of at least 1, got 0"),
         (["--magnitude", "1.5"], "--magnitude must be a number in [0, 1], got 1.5"),
         (["--local-size", "1"], "--local-size must be a whole number of at least 2, got 1"),
-        (["data.dataset=cifar11"], "cifar11"),
+        (["--views", "simclr", "data.dataset=cifar11"], "cifar11"),
         (["epoch=3"], "epoch"),
         ([], "has no objective of two views. Name views, such as --views simclr"),
         (["--views", "simclr", "--method", "sl"], "give --views simclr or --method sl, not both"),

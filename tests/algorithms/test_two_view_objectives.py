@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
 from algorithms.settings import classifier, convolutional_classifier, logged, trainer
-from composer.core import State
 from composer.models import ComposerClassifier
 from conftest import images, labels
 from objectives.two_view import MOMENTUM, OBJECTIVES
@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixplug
-from mixplug import MixTraining, Position, SimSiam, backbone_of
+from mixplug import FusedBackbonePass, MixTraining, Position, SimSiam, backbone_of
 from mixplug.backbones import SubmoduleBackbone
 
 every = pytest.mark.parametrize("name", OBJECTIVES)
@@ -116,7 +116,7 @@ def coloured(count=8):
 
 
 def test_a_submodule_that_the_user_names():
-    model = ComposerClassifier(Torchvision())
+    model = ComposerClassifier(Torchvision(), num_classes=10)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = trainer(
         model,
@@ -169,10 +169,10 @@ def test_a_second_trainer_goes_on_with_the_head():
     head.after_step(Position("mix", 0, 0))
 
 
-def test_a_sharded_model_is_refused(monkeypatch):
-    monkeypatch.setattr(State, "fsdp_config", property(lambda self: {"sharding_strategy": "FULL_SHARD"}), raising=False)
+def test_a_sharded_model_is_refused():
+    state = SimpleNamespace(fsdp_config={"sharding_strategy": "FULL_SHARD"}, algorithms=[])
     with pytest.raises(ValueError, match=r"SimSiam runs the encoder on further views, .* \(FSDP\) are not whole"):
-        trainer(classifier(), [MixTraining(objective=OBJECTIVES["SimSiam"]())])
+        FusedBackbonePass(OBJECTIVES["SimSiam"]()).init(state, None)
 
 
 def test_pixels_that_nobody_said_how_they_were_normalised():
