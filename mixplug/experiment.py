@@ -9,7 +9,8 @@ from typing import Any
 import timm
 import torch
 from composer import Trainer
-from composer.core import Algorithm, Callback, Precision, State, Time, TimeUnit
+from composer.callbacks import CheckpointSaver
+from composer.core import Algorithm, Callback, Event, Precision, State, Time, TimeUnit
 from composer.loggers import InMemoryLogger, Logger
 from composer.models import ComposerClassifier
 from composer.optim import ComposerScheduler
@@ -41,7 +42,8 @@ class Experiment:
         method: Key of one of its methods.
         seed: Of the data-limitation subset, the initial weights and the training.
         progress: Called as ``progress(done, total, text)`` after each epoch (or batch, for runs in batches).
-        save_folder: Where to keep a checkpoint of the finished run, None for nowhere.
+        save_folder: Where to keep checkpoints of the finished run, ``checkpoint.pt``, and of the end of each phase
+            before, such as ``checkpoint-ssl.pt``; None for nowhere.
 
     Raises:
         TypeError: something in the recipe has the wrong type.
@@ -80,7 +82,14 @@ class Experiment:
             algorithms=self.algorithms,
             optimizers=_make_optimizer(recipe, method, self.model),
             schedulers=_make_scheduler(recipe, method, self.algorithms),
-            callbacks=[] if progress is None else [_ProgressCallback(progress)],
+            callbacks=[
+                *([] if progress is None else [_ProgressCallback(progress)]),
+                *(
+                    []
+                    if save_folder is None or self.plan is None
+                    else _phase_savers(save_folder, self.plan, self.max_duration.unit)
+                ),
+            ],
             loggers=[self._log],
             progress_bar=False,
             auto_log_hparams=False,
@@ -136,6 +145,27 @@ class Experiment:
             torch.manual_seed(0)
             pictures = objective.reconstruct(backbone_of(self.model), images.to(device))
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
+
+
+def _phase_savers(folder: Path, plan: PhasePlan, unit: TimeUnit) -> list[Callback]:
+    """Keep what each phase but the last ends with: representations are judged best before labels change them."""
+    return [
+        CheckpointSaver(
+            folder=str(folder),
+            filename=f"checkpoint-{span.phase}.pt",
+            remote_file_name=None,
+            latest_filename=None,
+            latest_remote_file_name=None,
+            save_interval=_at(Time(span.stop, unit)),
+            overwrite=True,
+        )
+        for span in plan.phases[:-1]
+    ]
+
+
+def _at(end: Time) -> Callable[[State, Event], bool]:
+    checkpoint = Event.EPOCH_CHECKPOINT if end.unit == TimeUnit.EPOCH else Event.BATCH_CHECKPOINT
+    return lambda state, event: event is checkpoint and state.timestamp.get(end.unit).value == end.value
 
 
 def _first_images(batches: Iterable[Any], count: int) -> torch.Tensor:
