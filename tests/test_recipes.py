@@ -147,7 +147,7 @@ def test_a_missing_recipe():
         (["methods.mix.algorithms=[MixTraining, MixTraining]"], ValueError, "runs PhaseSwitch 2 times"),
         (["ssl_duration=0ep"], ValueError, "ssl_duration must be at least one"),
         (["sl_duration=lots"], ValueError, "sl_duration must be like"),
-        (["model.name=resnet18", "model.args={}"], TypeError, "no timm VisionTransformer"),
+        (["model.name=resnet18", "model.args={}"], TypeError, "this ResNet is none; use one"),
         (["precision=fp7"], ValueError, "fp7"),
         (["device=tpu"], ValueError, "device must be one of"),
         (["eval_interval=0ep"], ValueError, "eval_interval must be above 0"),

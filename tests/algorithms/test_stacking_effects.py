@@ -375,7 +375,7 @@ class Convolutions(ComposerModel):
 @pytest.mark.parametrize(
     ("make", "objective", "error", "message"),
     [
-        (Convolutions, MAE("input"), TypeError, "Convolutions holds no timm VisionTransformer"),
+        (Convolutions, MAE("input"), TypeError, "Convolutions holds no model of timm's"),
         (lambda: classifier(patch_size=8), MAE("input"), ValueError, "MAE hides patches, but .* is a single one"),
         (
             lambda: classifier(img_size=4, patch_size=1),
