@@ -13,7 +13,7 @@ from composer.core import DataSpec, Evaluator, Precision
 from composer.models import ComposerClassifier
 from composer.utils.parallelism import FSDP2Config
 from conftest import images, labels, loader
-from timm import create_model
+from objectives.two_view import tiny_cnn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -54,8 +54,7 @@ def vit() -> ComposerClassifier:
 
 
 def cnn() -> ComposerClassifier:
-    torch.manual_seed(3)
-    return ComposerClassifier(create_model("resnet10t", in_chans=1, num_classes=10, drop_rate=0.1))
+    return ComposerClassifier(tiny_cnn(drop_rate=0.1))
 
 
 def shuffled() -> DataLoader:

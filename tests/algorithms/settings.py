@@ -61,16 +61,21 @@ def convolutional_classifier() -> ComposerClassifier:
 
 @dataclass(frozen=True)
 class Row:
-    """One algorithm's settings, and the model it trains."""
+    """One algorithm's settings, and the model it trains.
+
+    Where another row has the same kinds of state, resumption, which costs 17 trainings, may be tested by name only.
+    """
 
     name: str
     make: Callable[[], list[Algorithm]]
     model: Callable[[], ComposerClassifier] = classifier
+    slow_to_resume: bool = False
 
 
 def _two_view_row(name: str, model: Callable[[], ComposerClassifier] = classifier, **options: Any) -> Row:
     title = f"MixTraining {name}{'' if model is classifier else ' on a CNN'}"
-    return Row(title, lambda: [MixTraining(objective=OBJECTIVES[name](**options))], model)
+    like_another = model is classifier and name not in ("MoCoV2Plus", "DINO")
+    return Row(title, lambda: [MixTraining(objective=OBJECTIVES[name](**options))], model, like_another)
 
 
 ROWS = [

@@ -38,7 +38,7 @@ def test_it_trains_the_same_way_twice(row):
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
-@rows
+@pytest.mark.parametrize("row", [pytest.param(r, marks=[pytest.mark.slow] * r.slow_to_resume, id=r.name) for r in ROWS])
 def test_it_resumes_from_every_batch(row, tmp_path):
     assert resumes_from_every_batch(tmp_path, row.make, model=row.model) >= 3 * RUN - 1
 
