@@ -84,11 +84,7 @@ class Experiment:
             schedulers=_make_scheduler(recipe, method, self.algorithms),
             callbacks=[
                 *([] if progress is None else [_ProgressCallback(progress)]),
-                *(
-                    []
-                    if save_folder is None or self.plan is None
-                    else _phase_savers(save_folder, self.plan, self.max_duration.unit)
-                ),
+                *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration)),
             ],
             loggers=[self._log],
             progress_bar=False,
@@ -97,11 +93,6 @@ class Experiment:
             compile_config={"backend": recipe.compile} if recipe.compile else None,
             device=device,
             seed=seed,
-            save_folder=None if save_folder is None else str(save_folder),
-            save_filename="checkpoint.pt",
-            save_latest_filename=None,
-            save_interval=self.max_duration,
-            save_overwrite=True,
         )
 
     def run(self) -> RunResult:
@@ -147,19 +138,22 @@ class Experiment:
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
 
 
-def _phase_savers(folder: Path, plan: PhasePlan, unit: TimeUnit) -> list[Callback]:
-    """Keep what each phase but the last ends with: representations are judged best before labels change them."""
+def _savers(folder: Path, plan: PhasePlan | None, length: Time) -> list[Callback]:
+    """Keep what the run ends with, and each phase before: representations are judged best before labels change them."""
+    ends = {"checkpoint.pt": length}
+    for span in () if plan is None else plan.phases[:-1]:
+        ends[f"checkpoint-{span.phase}.pt"] = Time(span.stop, length.unit)
     return [
         CheckpointSaver(
             folder=str(folder),
-            filename=f"checkpoint-{span.phase}.pt",
+            filename=filename,
             remote_file_name=None,
             latest_filename=None,
             latest_remote_file_name=None,
-            save_interval=_at(Time(span.stop, unit)),
+            save_interval=_at(end),
             overwrite=True,
         )
-        for span in plan.phases[:-1]
+        for filename, end in ends.items()
     ]
 
 

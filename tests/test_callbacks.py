@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import torch
 from algorithms.settings import RUN, classifier, logged, multi_task_loader, resumes_from_every_batch, trainer
 from composer.core import DataSpec, Evaluator, Precision
 from composer.models import ComposerClassifier
-from composer.utils.parallelism import FSDP2Config
 from conftest import images, labels, loader
 from objectives.two_view import tiny_cnn
 from torch import nn
@@ -348,4 +348,4 @@ def test_the_trainers_own_training_data_is_refused():
 
 def test_a_sharded_model_is_refused():
     with pytest.raises(ValueError, match=r"OnlineKNN .* sharded model \(FSDP\)"):
-        trainer(None, [], "1ep", callbacks=[OnlineKNN(data(), test_data())], parallelism_config={"fsdp": FSDP2Config()})
+        OnlineKNN(data(), test_data(), k=5).init(SimpleNamespace(fsdp_config={"sharding_strategy": "FULL_SHARD"}), None)
