@@ -18,15 +18,19 @@ if TYPE_CHECKING:
         PhaseSwitch,
     )
     from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
+    from mixplug.callbacks import LinearProbe, OnlineKNN
     from mixplug.exporting import export
     from mixplug.losses import LossWeights, joint_loss, phase_weights
     from mixplug.mixing import MixingFunction, mixup_ssl
     from mixplug.models import MultiTaskClassifier
-    from mixplug.objectives import MAE, Objective
+    from mixplug.objectives import BYOL, DINO, MAE, MoCoV2Plus, MoCoV3, Objective, SimCLR, SimSiam
     from mixplug.phases import Phase, PhasePlan, PhaseSpan, Position
     from mixplug.ramps import Ramp
     from mixplug.schedulers import PhaseScheduler
+    from mixplug.stems import small_image_stem
     from mixplug.tasks import multi_task_cross_entropy, split_logits
+    from mixplug.view_recipes import ViewRecipe
+    from mixplug.views import Views
 
 __version__ = "0.1.0"
 
@@ -48,6 +52,12 @@ _HOME = {
     "backbone_of": "backbones",
     "Objective": "objectives",
     "MAE": "objectives",
+    "SimSiam": "objectives",
+    "BYOL": "objectives",
+    "SimCLR": "objectives",
+    "MoCoV2Plus": "objectives",
+    "MoCoV3": "objectives",
+    "DINO": "objectives",
     "MixTraining": "algorithms",
     "PhaseSwitch": "algorithms",
     "MixupSSLData": "algorithms",
@@ -58,22 +68,33 @@ _HOME = {
     "MultiTaskClassifier": "models",
     "multi_task_cross_entropy": "tasks",
     "split_logits": "tasks",
+    "OnlineKNN": "callbacks",
+    "LinearProbe": "callbacks",
     "export": "exporting",
+    "small_image_stem": "stems",
+    "ViewRecipe": "view_recipes",
+    "Views": "views",
 }
 
 __all__ = [
+    "BYOL",
+    "DINO",
     "MAE",
     "Backbone",
     "BackbonePass",
     "ExactResumption",
     "FusedBackbonePass",
     "JointLoss",
+    "LinearProbe",
     "LossWeights",
     "MixTraining",
     "MixingFunction",
     "MixupSSLData",
+    "MoCoV2Plus",
+    "MoCoV3",
     "MultiTaskClassifier",
     "Objective",
+    "OnlineKNN",
     "PassRequest",
     "Phase",
     "PhasePlan",
@@ -82,7 +103,11 @@ __all__ = [
     "PhaseSwitch",
     "Position",
     "Ramp",
+    "SimCLR",
+    "SimSiam",
     "ViTBackbone",
+    "ViewRecipe",
+    "Views",
     "__version__",
     "backbone_of",
     "export",
@@ -90,6 +115,7 @@ __all__ = [
     "mixup_ssl",
     "multi_task_cross_entropy",
     "phase_weights",
+    "small_image_stem",
     "split_logits",
 ]
 

@@ -29,7 +29,7 @@ class Beside:
         """Which method of the paper it is, None for none of them."""
         run = comparison.of(method)[0]
         # One pass for both heads without phases is none of the paper's methods.
-        return None if run.rho is None and run.mask is not None else method_of(run.rho)
+        return None if run.rho is None and run.objective is not None else method_of(run.rho)
 
     def figure(self, comparison: Comparison, method: str, task: str = "") -> Figure | None:
         """The paper's figure for a method; see :func:`mixplug.paper.reference`."""

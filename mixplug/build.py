@@ -55,12 +55,21 @@ def optimizers_by_name() -> dict[str, Any]:
     return found
 
 
+def objectives_by_name() -> dict[str, Any]:
+    """Names that stand for a self-supervised objective."""
+    import mixplug.objectives
+
+    kinds = (getattr(mixplug.objectives, name) for name in mixplug.objectives.__all__)
+    return {k.__name__: k for k in kinds if issubclass(k, mixplug.objectives.Objective) and not inspect.isabstract(k)}
+
+
 def _values_by_name() -> dict[str, Any]:
     """Names that may stand inside of an object's arguments."""
-    from mixplug.objectives import MAE
     from mixplug.ramps import Ramp
+    from mixplug.views import ViewRecipe, Views
 
-    return {"MAE": MAE, "Ramp": Ramp, **schedulers_by_name()}
+    views = {"Views": Views, "ViewRecipe": ViewRecipe}
+    return {**objectives_by_name(), "Ramp": Ramp, **views, **schedulers_by_name()}
 
 
 def build(spec: Any, names: Mapping[str, Any], where: str, **extra: Any) -> Any:

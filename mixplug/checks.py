@@ -81,6 +81,22 @@ def check_per_channel(name: str, values: Any, channels: int, above: float) -> tu
     return tuple(check_real(name, value, above, math.inf, low_open=True, high_open=True) for value in values)
 
 
+def check_range(name: str, values: Any, high: float) -> tuple[float, float]:
+    """Return ``values`` as a tuple if they are two numbers in (0, ``high``], the first not above the second.
+
+    Raises:
+        TypeError: one of them is not a number.
+        ValueError: they are not two, out of range or the wrong way round.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 2:
+        raise ValueError(f"{name} must be two numbers (low, high), got {values!r}")
+    for value in values:
+        check_real(name, value, 0, high, low_open=True, high_open=math.isinf(high))
+    if values[0] > values[1]:
+        raise ValueError(f"{name} must be (low, high) with low <= high, got {values!r}; swap them")
+    return float(values[0]), float(values[1])
+
+
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     """Return ``value`` if it is one of ``choices``.
 

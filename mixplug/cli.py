@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mixplug
-from mixplug.checks import check_int
+from mixplug.checks import check_choice, check_int, check_real
+from mixplug.view_recipes import VIEW_RECIPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +88,30 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="the seed (default: the recipe's first)")
     train.set_defaults(run=_train)
 
+    probe = commands.add_parser("probe", help="judge a checkpoint's representations: nearest neighbours, linear probe")
+    probe.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of a training, or an exported .safetensors"
+    )
+    _add_recipe_arguments(probe, out=False)
+    probe.add_argument("--method", help="key of the method that was trained (default: the recipe's last)")
+    probe.add_argument("--seed", type=int, help="seed that it was trained with (default: the recipe's first)")
+    probe.add_argument("--k", type=int, default=20, help="neighbours that vote (default: 20)")
+    probe.set_defaults(run=_probe)
+
+    views = commands.add_parser("views", help="draw a batch of a recipe's images and random views of them")
+    _add_recipe_arguments(views)
+    views.add_argument(
+        "--method", help="key of the method whose objective's views to draw (default: the recipe's last)"
+    )
+    views.add_argument("--views", metavar="NAME", help=f"draw those of this name instead: {', '.join(VIEW_RECIPES)}")
+    views.add_argument("--count", type=int, default=8, help="how many images (default: %(default)s)")
+    views.add_argument("--magnitude", type=float, default=1.0, help="of the views, 0 to 1 (default: %(default)s)")
+    views.add_argument(
+        "--no-blur", action="store_true", help="with --views: leave blur out, as is usual for small images"
+    )
+    views.add_argument("--local-size", type=int, metavar="PIXELS", help="also draw local crops of this size")
+    views.set_defaults(run=_views)
+
     plan = commands.add_parser("plan", help="show the phases of a training")
     plan.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
     plan.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
@@ -95,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
     recipes.set_defaults(run=_recipes)
-    for command in (compare, sweep, report, train, plan, recipes):
+    for command in (compare, sweep, report, train, probe, views, plan, recipes):
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
 
@@ -104,10 +129,12 @@ def _add_recipe_arguments(
     command: argparse.ArgumentParser,
     metavar: str = "key=value",
     meaning: str = "settings to change, such as data.fraction=0.5, or the short epochs=50, fraction=, alpha=, rho=",
+    out: bool = True,
 ) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     command.add_argument("overrides", nargs="*", default=[], metavar=metavar, help=meaning)
-    command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
+    if out:
+        command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -199,6 +226,45 @@ def _train(options: argparse.Namespace) -> None:
         f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
         f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"
     )
+
+
+def _probe(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    k = check_int("--k", options.k, 1)
+    if not options.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {str(options.checkpoint)!r}; mixplug train leaves one, checkpoint.pt, in its --out"
+        )
+    method = options.method or list(recipe.methods)[-1]
+    seed = recipe.first_seed if options.seed is None else options.seed
+    console = _console()
+    from mixplug.probe import probe, probe_table
+
+    _print_table(console, probe_table(probe(options.checkpoint, recipe, method, seed, k), k))
+
+
+def _views(options: argparse.Namespace) -> None:
+    from mixplug.commands import check_out
+
+    recipe = _load(options)
+    if options.views is not None:
+        check_choice("--views", options.views, VIEW_RECIPES)
+        if options.method is not None:
+            raise ValueError(f"give --views {options.views} or --method {options.method}, not both")
+    elif options.no_blur:
+        raise ValueError("--no-blur goes with --views; a recipe's own views say blur: false themselves")
+    count = check_int("--count", options.count, 1)
+    check_real("--magnitude", options.magnitude, 0, 1)
+    local_size = 0 if options.local_size is None else check_int("--local-size", options.local_size, 2)
+    out = options.out or _default_out(options, "-views")
+    check_out(out)
+    from mixplug.view_pictures import objective_of, write_views
+    from mixplug.views import Views
+
+    method = options.method or list(recipe.methods)[-1]
+    views = Views(options.views, blur=not options.no_blur) if options.views else objective_of(recipe, method).views
+    path = write_views(recipe, views, options.views or method, out, count, options.magnitude, local_size)
+    print(f"The picture is {path}")
 
 
 def _plan(options: argparse.Namespace) -> None:

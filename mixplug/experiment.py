@@ -9,7 +9,8 @@ from typing import Any
 import timm
 import torch
 from composer import Trainer
-from composer.core import Algorithm, Callback, Precision, State, Time, TimeUnit
+from composer.callbacks import CheckpointSaver
+from composer.core import Algorithm, Callback, Event, Precision, State, Time, TimeUnit
 from composer.loggers import InMemoryLogger, Logger
 from composer.models import ComposerClassifier
 from composer.optim import ComposerScheduler
@@ -23,11 +24,12 @@ from mixplug.build import algorithms_by_name, build, optimizers_by_name, schedul
 from mixplug.checks import check_choice
 from mixplug.inputs import Inputs, make_inputs
 from mixplug.models import MultiTaskClassifier
-from mixplug.objectives import MAE, Reconstruction
+from mixplug.objectives import MAE, Reconstruction, TwoView
 from mixplug.phases import Phase, PhasePlan
 from mixplug.recipes import Recipe
 from mixplug.results import RunResult
 from mixplug.schedulers import PhaseScheduler
+from mixplug.stems import small_image_stem
 
 Progress = Callable[[int, int, str], None]
 
@@ -40,7 +42,8 @@ class Experiment:
         method: Key of one of its methods.
         seed: Of the data-limitation subset, the initial weights and the training.
         progress: Called as ``progress(done, total, text)`` after each epoch (or batch, for runs in batches).
-        save_folder: Where to keep a checkpoint of the finished run, None for nowhere.
+        save_folder: Where to keep checkpoints of the finished run, ``checkpoint.pt``, and of the end of each phase
+            before, such as ``checkpoint-ssl.pt``; None for nowhere.
 
     Raises:
         TypeError: something in the recipe has the wrong type.
@@ -66,7 +69,7 @@ class Experiment:
         self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
-        self.algorithms = _make_algorithms(recipe, method, self.inputs.ssl)
+        self.algorithms = _make_algorithms(recipe, method, self.inputs)
         self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
@@ -79,7 +82,10 @@ class Experiment:
             algorithms=self.algorithms,
             optimizers=_make_optimizer(recipe, method, self.model),
             schedulers=_make_scheduler(recipe, method, self.algorithms),
-            callbacks=[] if progress is None else [_ProgressCallback(progress)],
+            callbacks=[
+                *([] if progress is None else [_ProgressCallback(progress)]),
+                *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration)),
+            ],
             loggers=[self._log],
             progress_bar=False,
             auto_log_hparams=False,
@@ -87,11 +93,6 @@ class Experiment:
             compile_config={"backend": recipe.compile} if recipe.compile else None,
             device=device,
             seed=seed,
-            save_folder=None if save_folder is None else str(save_folder),
-            save_filename="checkpoint.pt",
-            save_latest_filename=None,
-            save_interval=self.max_duration,
-            save_overwrite=True,
         )
 
     def run(self) -> RunResult:
@@ -118,7 +119,7 @@ class Experiment:
             seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
             lengths=lengths,
             unit=unit,
-            mask=getattr(objective, "mask", None),
+            objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
             reconstruction=self._reconstruct(objective),
@@ -135,6 +136,30 @@ class Experiment:
             torch.manual_seed(0)
             pictures = objective.reconstruct(backbone_of(self.model), images.to(device))
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
+
+
+def _savers(folder: Path, plan: PhasePlan | None, length: Time) -> list[Callback]:
+    """Keep what the run ends with, and each phase before: representations are judged best before labels change them."""
+    ends = {"checkpoint.pt": length}
+    for span in () if plan is None else plan.phases[:-1]:
+        ends[f"checkpoint-{span.phase}.pt"] = Time(span.stop, length.unit)
+    return [
+        CheckpointSaver(
+            folder=str(folder),
+            filename=filename,
+            remote_file_name=None,
+            latest_filename=None,
+            latest_remote_file_name=None,
+            save_interval=_at(end),
+            overwrite=True,
+        )
+        for filename, end in ends.items()
+    ]
+
+
+def _at(end: Time) -> Callable[[State, Event], bool]:
+    checkpoint = Event.EPOCH_CHECKPOINT if end.unit == TimeUnit.EPOCH else Event.BATCH_CHECKPOINT
+    return lambda state, event: event is checkpoint and state.timestamp.get(end.unit).value == end.value
 
 
 def _first_images(batches: Iterable[Any], count: int) -> torch.Tensor:
@@ -176,6 +201,8 @@ def _make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
         model = timm.create_model(recipe.model.name, **arguments)
     except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
+    if recipe.model.small_image_stem:
+        model = small_image_stem(model)
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if size is not None and tuple(size) != inputs.shape[1:] and not getattr(model, "dynamic_img_size", False):
         raise ValueError(
@@ -185,10 +212,10 @@ def _make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
     return model
 
 
-def _make_algorithms(recipe: Recipe, method: str, ssl_loader: Any) -> list[Algorithm]:
+def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algorithm]:
     names = algorithms_by_name()
     durations = {"ssl_duration": recipe.ssl_duration, "sl_duration": recipe.sl_duration}
-    other_data = {} if ssl_loader is None else {"ssl_dataloader": ssl_loader}
+    other_data = {} if inputs.ssl is None else {"ssl_dataloader": inputs.ssl}
     extra: dict[Any, dict[str, Any]] = {
         MixTraining: {**durations, **other_data},
         PhaseSwitch: durations,
@@ -202,6 +229,9 @@ def _make_algorithms(recipe: Recipe, method: str, ssl_loader: Any) -> list[Algor
         for index, spec in enumerate(specs):
             name, _ = take_apart(spec, f"{where}.{index}")
             made.append(build(spec, names, f"{where}.{index}", **extra.get(names.get(name), {})))
+    fused = find_in(made, FusedBackbonePass)
+    if fused is not None and isinstance(fused.objective, TwoView) and inputs.normalisation is not None:
+        fused.objective.views.normalised_by(*inputs.normalisation)
     return made
 
 

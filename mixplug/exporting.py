@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -40,13 +42,41 @@ def export(checkpoint_or_trainer: Any, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"the exported model is a .safetensors file, got {str(path)!r}; name it so")
-    own = {name: value for name, value in _model_state(checkpoint_or_trainer).items() if not _NOT_THE_USERS.match(name)}
+    own = _own(_model_state(checkpoint_or_trainer))
+    save_file({name: value.detach().cpu().clone().contiguous() for name, value in own.items()}, path)
+    return path
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The weights of the user's own model, on the CPU, out of what a training left.
+
+    Args:
+        path: A Composer checkpoint (only load files you trust), or a ``.safetensors`` file that :func:`export` wrote.
+
+    Returns:
+        Weights and buffers by the user's own names, without the SSL head.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return _own(_model_state(path))
+    try:
+        return _own(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from error
+
+
+def _own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a model's state, that of the user's own module."""
+    own = {name: value for name, value in state.items() if not _NOT_THE_USERS.match(name)}
     # ComposerClassifier holds the user's module as `module`, DDP and torch.compile wrap once more.
     for wrapper in _WRAPPERS * 2:
         if own and all(name.startswith(wrapper) for name in own):
             own = {name.removeprefix(wrapper): value for name, value in own.items()}
-    save_file({name: value.detach().cpu().clone().contiguous() for name, value in own.items()}, path)
-    return path
+    return own
 
 
 def _model_state(source: Any) -> Mapping[str, Tensor]:
@@ -57,7 +87,10 @@ def _model_state(source: Any) -> Mapping[str, Tensor]:
         raise TypeError(f"export takes a Trainer or the path of a checkpoint, got {type(source).__name__}")
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no checkpoint {str(source)!r}")
-    loaded = torch.load(source, map_location="cpu", weights_only=False)
+    try:
+        loaded = torch.load(source, map_location="cpu", weights_only=False)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{str(source)!r} is no Composer checkpoint, or a damaged one: {error}") from error
     try:
         return loaded["state"]["model"]
     except (KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ import torch
 
 from mixplug.data.datasets import DataSplit, UnlabelledImages, load_dataset, load_unlabelled
 from mixplug.data.multitask import MultiTaskEvalLoader, MultiTaskLoader
-from mixplug.recipes import ImagesConfig, Recipe
+from mixplug.recipes import DataConfig, ImagesConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Inputs:
         ssl: Batches of other images for self-supervised learning; None where they are the labelled ones.
         shape: Channels, height and width of all images.
         tasks: Classes of each task by name; one nameless task where there is one.
+        normalisation: Mean and standard deviation of the images for self-supervised learning, by which they are
+            normalised; None where those of the tasks differ.
         summary: What was loaded, as primitives: by the section of the recipe, numbers of images and of classes, and
             their shape.
     """
@@ -34,6 +36,7 @@ class Inputs:
     ssl: Any
     shape: tuple[int, int, int]
     tasks: dict[str, int]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
     summary: dict[str, dict[str, Any]]
 
 
@@ -56,7 +59,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
     for name, config in configs.items():
         key = f"tasks.{name}" if name else "data"
         with _naming(key):
-            split = load_dataset(config.dataset, config.fraction, seed, **_options(config), test=config.test, key=key)
+            split = _load(config, seed, key)
             train[name] = split.train_loader(recipe.data.batch_size, **_pipeline(recipe, config, seed, device))
             evaluation[name] = split.eval_loader(
                 recipe.data.eval_batch_size, device=device, workers=recipe.data.workers
@@ -77,11 +80,13 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         )
     first = next(iter(splits.values()))
     several = len(tasks) > 1
+    normalisations = {(tuple(split.mean), tuple(split.std)) for split in splits.values()}
     ssl = None
     if recipe.ssl_data is not None:
         with _naming("ssl_data"):
             other = _load_ssl(recipe.ssl_data, first.shape, seed)
             ssl = other.loader(recipe.data.batch_size, **_pipeline(recipe, recipe.ssl_data, seed, device))
+        normalisations = {(tuple(other.mean), tuple(other.std))}
         summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
     return Inputs(
         train=MultiTaskLoader(train, tasks, seed) if several else train[""],
@@ -89,8 +94,40 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         ssl=ssl,
         shape=first.shape,
         tasks=tasks,
+        normalisation=normalisations.pop() if len(normalisations) == 1 else None,
         summary=summary,
     )
+
+
+def probe_loaders(recipe: Recipe, seed: int, device: torch.device) -> dict[str, tuple[Any, Any]]:
+    """Batches of the labelled training images (the recipe's share of them) and of the test images, for probes.
+
+    Args:
+        recipe: The recipe.
+        seed: Of the data-limitation subsets.
+        device: Where images that are kept in memory lie.
+
+    Returns:
+        Both loaders for each task, neither shuffled nor augmented; for one nameless task where there is one.
+
+    Raises:
+        TypeError: as of :func:`make_inputs`.
+        ValueError: as of :func:`make_inputs`.
+        FileNotFoundError: data is not there.
+    """
+    loaders = {}
+    for name, config in (recipe.task_data() or {"": recipe.data}).items():
+        key = f"tasks.{name}" if name else "data"
+        with _naming(key):
+            split = _load(config, seed, key)
+            batch_size, options = recipe.data.eval_batch_size, {"device": device, "workers": recipe.data.workers}
+            train = split.train_loader(batch_size, shuffle=False, **options)
+            loaders[name] = (train, split.eval_loader(batch_size, **options))
+    return loaders
+
+
+def _load(config: DataConfig, seed: int, key: str) -> DataSplit:
+    return load_dataset(config.dataset, config.fraction, seed, **_options(config), test=config.test, key=key)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pictures of finished runs: trade-off, curves, reconstructions."""
+"""Pictures: of finished runs the trade-off, curves and reconstructions; of a batch of images its views."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from mixplug.objectives import Reconstruction
 from mixplug.phases import Phase
@@ -92,15 +93,45 @@ def reconstructions(methods: Mapping[str, Reconstruction]) -> Figure:
     grid = figure.subplots(len(rows), count, squeeze=False)
     for line, (label, images) in zip(grid, rows.items(), strict=True):
         for axes, image in zip(line, images, strict=True):
-            pixels = ((image - low) / max(high - low, 1e-12)).clamp(0, 1).permute(1, 2, 0).numpy()
-            if pixels.shape[-1] == 3:
-                axes.imshow(pixels, interpolation="nearest")
-            else:
-                axes.imshow(pixels.mean(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
+            _show(axes, (image - low) / max(high - low, 1e-12))
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     return figure
+
+
+def views(columns: Mapping[str, Tensor]) -> Figure:
+    """Images and what random views make of them: a row for each image, draws of a kind side by side.
+
+    Args:
+        columns: By heading ``(draws, images, C, H, W)``, in [0, 1]; heights and widths may differ between headings.
+    """
+    blocks = list(columns.values())
+    rows, draws = blocks[0].shape[1], [len(block) for block in blocks]
+    # A column of nothing between headings.
+    widths = [width for count in draws for width in (*[1.0] * count, 0.2)][:-1]
+    figure = Figure(figsize=(1.05 * sum(widths) + 0.1, 1.05 * rows + 0.4), dpi=130)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    grid = figure.add_gridspec(rows, len(widths), width_ratios=widths)
+    first = 0
+    for title, block in columns.items():
+        for draw, images in enumerate(block, start=first):
+            for row, image in enumerate(images):
+                axes = figure.add_subplot(grid[row, draw])
+                _show(axes, image)
+                if row == 0 and draw == first:
+                    axes.set_title(title, fontsize=9, loc="left")
+        first += len(block) + 1
+    return figure
+
+
+def _show(axes: Any, image: Tensor) -> None:
+    """An image ``(C, H, W)`` in [0, 1]: colours if it has three channels, else their mean."""
+    pixels = image.clamp(0, 1).permute(1, 2, 0).numpy()
+    if pixels.shape[-1] == 3:
+        axes.imshow(pixels, interpolation="nearest")
+    else:
+        axes.imshow(pixels.mean(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def _shade(axes: Any, run: RunResult, named: bool) -> None:

@@ -172,6 +172,12 @@ def _make_room(parent: Any, raw: DictConfig) -> None:
     """Take away from what is extended all that is not merged but replaced."""
     for key in (*(key for key in ONE_NAME if key in raw), *OWN):
         parent.pop(key, None)
+    own_vars = raw.get("vars")
+    for name in own_vars if isinstance(own_vars, Mapping) else ():
+        (parent.get("vars") or {}).pop(name, None)  # a value of several places, not a place for several values
+    model = raw.get("model")
+    if isinstance(model, Mapping) and model.get("name") not in (None, (parent.get("model") or {}).get("name")):
+        parent.pop("model", None)  # another model has other arguments
     methods = raw.get("methods")
     for name, method in methods.items() if isinstance(methods, Mapping) else ():
         extended = (parent.get("methods") or {}).get(name)

@@ -76,10 +76,13 @@ class ModelConfig:
     Attributes:
         name: Name for ``timm.create_model``.
         args: Its further arguments, such as img_size, patch_size, embed_dim, depth.
+        small_image_stem: Exchange a residual network's first layers for some that keep small images large; see
+            :func:`mixplug.small_image_stem`.
     """
 
     name: str = "vit_tiny_patch16_224"
     args: dict[str, Any] = field(default_factory=dict)
+    small_image_stem: bool = False
 
 
 @dataclass
@@ -216,8 +219,9 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
     Beside the keys of :class:`Recipe`, a file may have ``extends``, the recipe over which its own keys are laid, method
     by method and key by key: a file, looked for beside it first, or a shipped recipe's name. ``optimizer`` and
-    ``scheduler`` (also of a method) are replaced as a whole, ``description`` and ``paper`` are not taken over, and a
-    method or task that is null is left out. And it may have ``vars``, values to be used elsewhere as ``${vars.NAME}``.
+    ``scheduler`` (also of a method), each of ``vars`` and a ``model`` of another name are replaced as a whole,
+    ``description`` and ``paper`` are not taken over, and a method or task that is null is left out. And it may have
+    ``vars``, values to be used elsewhere as ``${vars.NAME}``.
 
     Args:
         recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).

@@ -20,7 +20,7 @@ class RunResult:
         seconds: Training wall-clock time, evaluation excluded.
         lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
         unit: 'ep' or 'ba'.
-        mask: Where the objective masks, None without one.
+        objective: The objective's :attr:`mixplug.Objective.kind`, None without one.
         rho: Mix ratio, None for a method without phases.
         history: Losses (means since the point before) and accuracy over the run: each a list of [time, value]
             with time in ``unit``.
@@ -32,7 +32,7 @@ class RunResult:
     seconds: float
     lengths: dict[str, int]
     unit: str
-    mask: str | None
+    objective: str | None
     rho: float | None
     history: dict[str, list[list[float]]]
     reconstruction: Reconstruction | None = field(default=None, repr=False)
@@ -53,7 +53,7 @@ class Row:
         accuracy: On the test images, in [0, 1].
         tasks: The accuracy of each task, where there are several.
         seconds: Training latency, evaluation excluded.
-        speedup: Latency of the SSL+SL with the same masking over this one's, seed by seed; None for a method
+        speedup: Latency of the SSL+SL with the same objective over this one's, seed by seed; None for a method
             that has no such baseline.
         lengths: Units in each phase.
         unit: 'ep' or 'ba'.
@@ -97,11 +97,13 @@ class Comparison:
         return [self._row(method) for method in self.recipe.methods]
 
     def baseline_of(self, method: str) -> str | None:
-        """The SSL+SL (rho = 0) with the same masking as ``method``, which may be the method itself."""
-        mask = self.of(method)[0].mask
-        if mask is None:
+        """The SSL+SL (rho = 0) with the same objective as ``method``, which may be the method itself."""
+        objective = self.of(method)[0].objective
+        if objective is None:
             return None
-        return next((m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.mask == mask), None)
+        return next(
+            (m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.objective == objective), None
+        )
 
     def parameters(self, method: str) -> dict[str, float | None]:
         """What the paper's studies vary (see :data:`mixplug.paper.PARAMETERS`), as the runs of a method had it.

@@ -1,4 +1,4 @@
-"""Short keys for what the paper's studies vary: ``epochs``, ``fraction``, ``alpha`` and ``rho``. Pure Python.
+"""Short keys for what the paper's studies vary: ``epochs``, ``fraction``, ``alpha``, ``rho``, ``methods``. Pure Python.
 
 They stand for full key paths of a recipe:
 
@@ -6,6 +6,7 @@ They stand for full key paths of a recipe:
 - ``fraction=0.1``: ``data.fraction=0.1``.
 - ``alpha=0.1``: that argument of every MixTraining and JointLoss. A Ramp stays: with it the method is another one.
 - ``rho=0.25``: that argument of every MixTraining and PhaseSwitch.
+- ``methods=[sl,mix_input]``: null for every other method.
 
 Methods whose rho is 0 are the SSL+SL to compare with, and keep both alpha and rho.
 """
@@ -15,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mixplug.checks import check_int
+from mixplug.checks import check_choice, check_int
 
 SHORT = ("epochs", "fraction", "alpha", "rho")
-"""The short keys."""
+"""The short keys that are no keys of a recipe."""
 
 _HAVE = {"alpha": ("MixTraining", "JointLoss"), "rho": ("MixTraining", "PhaseSwitch")}
 _DEFAULTS = {"alpha": 0.5, "rho": 0.5}
@@ -34,13 +35,18 @@ def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: epochs that are no whole number.
-        ValueError: epochs below 1, or an alpha or rho that no method has.
+        ValueError: epochs below 1, an alpha or rho that no method has, or a method that there is not.
     """
     if key == "epochs":
         duration = f"{check_int('epochs', value, 1)}ep"
         return {"ssl_duration": duration, "sl_duration": duration}
     if key == "fraction":
         return {"data.fraction": value}
+    if key == "methods" and isinstance(value, list):
+        there = recipe.get("methods") or {}
+        for name in value or [None]:
+            check_choice("methods", name, there)
+        return {f"methods[{name}]": None for name in there if name not in value}
     if key not in _HAVE:
         return {key: value}
     changes: dict[str, Any] = {}

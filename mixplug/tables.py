@@ -13,7 +13,7 @@ from mixplug.results import Comparison, Row, Sweep
 from mixplug.table import Column, Table
 
 LATENCY = "Latency: training, evaluation excluded."
-SPEEDUP = "Speedup: over the SSL+SL with the same masking."
+SPEEDUP = "Speedup: over the SSL+SL with the same objective."
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -15,7 +15,8 @@ from mixplug.results import RunResult
 def train(recipe: Recipe, method: str, seed: int, out: Path, progress: Progress | None = None) -> RunResult:
     """Train one method with one seed.
 
-    Leaves in ``out``: ``checkpoint.pt`` (Composer's, to resume or load), ``history.json`` (losses and accuracy
+    Leaves in ``out``: ``checkpoint.pt`` (Composer's, to resume or load), one of the end of each phase before,
+    such as ``checkpoint-ssl.pt``, ``history.json`` (losses and accuracy
     over the run, settings, versions, machine), ``curves.png`` and, with an MAE, ``reconstructions.png``.
 
     Args:

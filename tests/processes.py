@@ -19,6 +19,7 @@ import torch
 from algorithms.settings import (
     TASKS,
     classifier,
+    convolutional_classifier,
     multi_task_classifier,
     multi_task_loader,
     trainer,
@@ -29,13 +30,15 @@ from composer.models import ComposerClassifier
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 from conftest import images, labels
+from objectives.two_view import OBJECTIVES
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from mixplug import MAE, FusedBackbonePass, JointLoss, MixTraining, Ramp
+from mixplug import MAE, FusedBackbonePass, JointLoss, LinearProbe, MixTraining, OnlineKNN, Ramp, backbone_of
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.multitask import MultiTaskEvalLoader, MultiTaskLoader
+from mixplug.probing import extract_features, gather_features, knn_accuracy, linear_probe_accuracy
 
 SHORT = "3ep"
 """An epoch of each phase at rho = 0.5."""
@@ -147,6 +150,12 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "ImageLoader": from_image_loaders,
     "no phases": lambda: same_weights(lambda: [FusedBackbonePass(), JointLoss(Ramp(1.0, 0.0))]),
+    **{
+        name: lambda name=name: same_weights(lambda: [MixTraining(objective=OBJECTIVES[name]())]) for name in OBJECTIVES
+    },
+    "MoCoV2Plus, CNN": lambda: same_weights(
+        lambda: [MixTraining(objective=OBJECTIVES["MoCoV2Plus"]())], convolutional_classifier
+    ),
     "two tasks": lambda: same_weights(
         from_input, multi_task_classifier, two_uneven_tasks, eval_dataloader=for_evaluation(two_uneven_tasks())
     ),
@@ -293,6 +302,51 @@ EVALUATED: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+def probed(make: Callable[[int, int], DataLoader], algorithms: Callable[[], list[Algorithm]]) -> dict[str, Any]:
+    """What the callbacks log of shares that are filled up, what one process would, and the weights without them."""
+    train, test = make(31, 3), make(13, 2)
+    named = {"knn": OnlineKNN(train, test, "1ep", k=7), "linear_probe": LinearProbe(train, test, "1ep")}
+    weights, logged = [], {}
+    for callbacks in ([], list(named.values())):
+        kept = PerBatch()
+        made = trainer(classifier(), algorithms(), SHORT, train_dataloader=labelled(), callbacks=[kept, *callbacks])
+        made.fit()
+        weights.append(torch.stack(kept.weights))
+        if callbacks:
+            logged = {name: [float(value) for _, value in made.memory.data[f"{name}/accuracy"]] for name in named}
+    whole = [
+        extract_features(backbone_of(made.state.model), DataLoader(part.dataset, 5, collate_fn=part.collate_fn))
+        for part in (train, test)
+    ]
+    alone = {
+        "knn": knn_accuracy(*whole[0], *whole[1], k=7),
+        "linear_probe": linear_probe_accuracy(*whole[0], *whole[1]),
+    }
+    shares = [gather_features(*extract_features(backbone_of(made.state.model), part), part) for part in (train, test)]
+    return {"weights": weights, "logged": logged, "alone": alone, "shares": shares, "whole": whole}
+
+
+def noise(count: int, total_batch_size: int) -> DataLoader:
+    return sharded(TensorDataset(images(count, seed=70 + count), labels(count, 3)), 6 * total_batch_size)
+
+
+PROBED: dict[str, Callable[[], dict[str, Any]]] = {
+    "ImageLoader, in order": lambda: probed(lambda n, batch: small_images(n, batch, labels(n, 3)), list),
+    "DataLoader, shuffled, MixTraining": lambda: probed(noise, lambda: [MixTraining()]),
+}
+
+
+def refused_probe() -> str:
+    """What is said of a mistake that only the first process meets."""
+    one_class = small_images(12, 4, torch.zeros(12, dtype=torch.long))
+    made = trainer(None, [], "1ep", train_dataloader=labelled(), callbacks=[LinearProbe(one_class, one_class)])
+    try:
+        made.fit()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 RESUMED_AFTER = {"SSL": 5, "MIX": 10, "SL": 16}
 """Batches before a checkpoint, each in the middle of an epoch."""
 
@@ -414,6 +468,7 @@ CHECKS = {
     "like one process": Check(LIKE_ONE_PROCESS, 2),
     "uneven": Check(UNEVEN, 2),
     "evaluation": Check(EVALUATED, 3),
+    "probes": Check(PROBED, 1),
 }
 
 
@@ -428,6 +483,7 @@ def main(folder: Path) -> None:
     if world == 2:
         results["resumed"] = resumed(folder / "checkpoints")
         results["shards"] = shards()
+        results["refused probe"] = refused_probe()
         results["sharded model"] = sharded_model(folder / "fsdp2")
     torch.save(results, folder / f"{dist.get_global_rank()}.pt")
 

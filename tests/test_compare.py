@@ -166,6 +166,11 @@ def test_training_once(tmp_path):
     result = train(load_recipe(TINY), "mix", 0, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"checkpoint.pt", "history.json", "curves.png", "reconstructions.png"} <= names
+    ends = {"checkpoint-ssl.pt": 1, "checkpoint-mix.pt": 2, "checkpoint.pt": 3}
+    assert {name for name in names if name.endswith(".pt")} == set(ends)
+    for name, epoch in ends.items():
+        saved = torch.load(tmp_path / name, weights_only=False)["state"]["timestamp"]["Timestamp"]
+        assert saved["epoch"] == epoch
     content = json.loads((tmp_path / "history.json").read_text())
     assert content["accuracy"] == result.accuracy
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=False)["state"]

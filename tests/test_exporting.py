@@ -69,6 +69,6 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_what_mixplug_puts_into_a_checkpoint_is_primitives(row, tmp_path):
-    made = trainer(algorithms=row.make())
+    made = trainer(row.model(), row.make())
     torch.save([algorithm.state_dict() for algorithm in made.state.algorithms], tmp_path / "state.pt")
     assert len(torch.load(tmp_path / "state.pt", weights_only=True)) == len(made.state.algorithms)

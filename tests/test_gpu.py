@@ -21,7 +21,7 @@ from composer.utils.parallelism import FSDP2Config, FSDPConfig
 from conftest import images, labels, loader
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mixplug import MAE, MixTraining
+from mixplug import MAE, LinearProbe, MixTraining, OnlineKNN
 from mixplug.data.multitask import MultiTaskEvalLoader
 from mixplug.experiment import Experiment
 from mixplug.recipes import load_recipe
@@ -157,6 +157,20 @@ def test_a_recipe_with_its_images_on_the_gpu(compiler):
     result = made.run()
     assert result.lengths == {"ssl": 1, "mix": 1, "sl": 1}
     assert all(value == value for _, value in result.history["ssl"])
+
+
+def test_probes_change_nothing_on_the_device():
+    """Dropout and masks draw from the device's own generator."""
+    results = []
+    for probed in (False, True):
+        probes = [OnlineKNN(loader(24), loader(16), "2ba", k=5), LinearProbe(loader(24), loader(16), "2ba")]
+        options = {"callbacks": probes if probed else [], "precision": "amp_bf16"}
+        made = run(model=classifier(proj_drop_rate=0.1), train_dataloader=loader(24, shuffle=True), **options)
+        results.append((weights(made.state.model), torch.cuda.get_rng_state()))
+    assert len(made.memory.data["knn/accuracy"]) == len(made.memory.data["linear_probe/accuracy"]) > 5
+    (plain, numbers), (probed, probed_numbers) = results
+    assert torch.equal(numbers, probed_numbers)
+    assert all(torch.equal(value, probed[name]) for name, value in plain.items())
 
 
 def test_several_tasks():

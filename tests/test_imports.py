@@ -20,9 +20,12 @@ CORE = [
     "losses.py",
     "tasks.py",
     "mixing.py",
+    "probing.py",
     "backbones",
     "objectives",
     "data",
+    "view_recipes.py",
+    "views.py",
 ]
 WITHOUT_TORCH = [
     "phases.py",
@@ -37,6 +40,7 @@ WITHOUT_TORCH = [
     "spread.py",
     "table.py",
     "report.py",
+    "view_recipes.py",
 ]
 
 
@@ -60,7 +64,7 @@ def imported_by(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", files_of([*CORE, "exporting.py"]), ids=str)
 def test_the_core_knows_nothing_of_composer_or_of_what_stands_on_it(path):
-    above = ("algorithms", "schedulers", "models", "experiment", "cli")
+    above = ("algorithms", "callbacks", "schedulers", "models", "experiment", "cli")
     banned = ("composer", *(f"mixplug.{name}" for name in above))
     assert not [name for name in imported_by(path) if name.startswith(banned)]
 
@@ -106,6 +110,12 @@ def test_what_needs_torch_loads_no_composer():
     loaded = modules_after("from mixplug import MAE, backbone_of, joint_loss, mixup_ssl, phase_weights, split_logits")
     assert "torch" in loaded
     assert "composer" not in loaded
+
+
+def test_views_load_kornia_when_they_are_used():
+    loaded = modules_after("from mixplug import ViewRecipe, Views; Views('byol')")
+    assert "mixplug.views" in loaded
+    assert not loaded & {"composer", "kornia", "lightly"}
 
 
 def test_every_public_name_resolves():

@@ -177,6 +177,29 @@ def test_ssl_data_that_is_not_sharded_is_refused(ranks):
         assert "sampler=composer.utils.dist.get_sampler(dataset, shuffle=True)" in refusal
 
 
+@cases("probes")
+def test_probes_count_each_image_once_and_change_nothing(ranks, world, row):
+    results = [result["probes"][row] for result in ranks(world)]
+    for result in results:
+        plain, probed = result["weights"]
+        assert torch.equal(plain, probed)
+        assert result["logged"] == results[0]["logged"]
+        for name, accuracy in result["alone"].items():
+            assert result["logged"][name][-1] == accuracy, name
+        for (features, targets), (own_features, own_targets) in zip(result["whole"], result["shares"], strict=True):
+            assert len(targets) == len(own_targets)
+            if "in order" in row:
+                assert torch.equal(targets, own_targets)
+                torch.testing.assert_close(own_features, features)
+            else:
+                assert torch.equal(targets.sort()[0], own_targets.sort()[0])
+
+
+def test_what_the_first_process_refuses_all_do(ranks):
+    for result in ranks(2):
+        assert "all 12 training images are of class 0" in result["refused probe"]
+
+
 def test_unequal_shards_end_with_the_shortest_and_are_told_where_that_can_be_known(ranks):
     for result in ranks(2):
         assert result["shards"]["batches"] == [2 + 3 + 3] * 2

@@ -8,8 +8,13 @@ from pathlib import Path
 import image_files
 import timm
 import torch
+from algorithms.settings import logged, trainer
 from composer import Trainer
+from composer.models import ComposerClassifier
+from conftest import loader, tiny_vit
+from objectives.two_view import tiny_cnn, views
 
+import mixplug.objectives
 from mixplug import MixTraining, MultiTaskClassifier
 from mixplug.cli import main
 from mixplug.data.loaders import ImageLoader
@@ -39,6 +44,47 @@ def test_several_tasks():
     exec(compile(text.replace('"150ep"', '"3ep"'), "README.md", "exec"), made)
     assert len(made["train"]) == 2
     assert made["model"].ssl_objective is not None, "it went through SSL and MIX"
+
+
+def two_views_section():
+    section = README.read_text().split("## Two views, on any backbone")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_two_views_on_a_residual_network():
+    text, _ = two_views_section()
+    train = ImageLoader(
+        torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8),
+        torch.arange(8),
+        4,
+        (0.5,) * 3,
+        (0.5,) * 3,
+        shuffle=True,
+    )
+    made = {**vars(mixplug.objectives), "timm": timm, "Trainer": Trainer, "ComposerClassifier": ComposerClassifier}
+    made |= {"MixTraining": MixTraining, "Views": mixplug.Views, "small_image_stem": mixplug.small_image_stem}
+    made |= {"train": train, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    small = text.replace('"150ep"', '"3ep"').replace('"resnet18"', '"resnet18", channels=(8, 8, 8, 16)')
+    assert small != text
+    exec(compile(small, "README.md", "exec"), made)
+    assert made["model"].maxpool.__class__ is torch.nn.Identity
+
+
+def test_an_objective_of_your_own():
+    _, text = two_views_section()
+    assert len(text.splitlines()) <= 30
+    made = {"TwoView": mixplug.objectives.TwoView, "nn": torch.nn, "torch": torch}
+    exec(compile(text, "README.md", "exec"), made)
+    for model, images in ((tiny_vit(), 8), (tiny_cnn(), 8)):
+        objective = made["BarlowTwins"](views("byol"), out_dim=8)
+        run = trainer(
+            ComposerClassifier(model), [MixTraining(objective=objective)], train_dataloader=loader(2 * images)
+        )
+        run.fit()
+        losses = logged(run, "loss/train/ssl")
+        assert all(loss > 0 for loss in losses[:8])
+        assert run.state.model.ssl_objective.projector[0].in_features == 16
+        assert "off_diagonal=0.005" in repr(objective)
 
 
 def test_from_a_folder_of_images_to_a_table(tmp_path, monkeypatch, capsys):

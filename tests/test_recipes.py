@@ -75,8 +75,8 @@ def test_overrides(override, path, value):
         ("data: 3", "data must map keys to values"),
         ("methods: [sl]", "methods must map names to settings"),
         ("- a list", "must map keys to values"),
-        ("a: [b", "recipe.yaml: line 2"),
-        ("seeds: 1\n\tdata: 2", "recipe.yaml: line 2"),
+        ("a: [b", "recipe.yaml: line"),
+        ("seeds: 1\n\tdata: 2", "recipe.yaml: line"),
         ("seeds: 1\nseeds: 2\n", "line 2: found duplicate key"),
         ("algorithms: {MixTraining: {}}", "algorithms must be a list"),
         ("model: {args: [1]}", "model.args must map names to settings"),
@@ -399,6 +399,27 @@ def test_names_that_the_recipe_does_not_have(change, message):
 def test_a_new_method_from_the_command_line():
     recipe = load_recipe(TINY, ["methods.mine={label: Mine, algorithms: [LabelSmoothing]}"])
     assert recipe.methods["mine"].label == "Mine"
+
+
+def test_a_model_of_another_name_has_arguments_of_its_own(tmp_path):
+    recipe = load_recipe(write(tmp_path, "extends: digits\nmodel: {name: resnet18}\n")).model
+    assert (recipe.name, recipe.args) == ("resnet18", {})
+    args = load_recipe(write(tmp_path, "extends: digits\nmodel: {args: {depth: 1}}\n")).model.args
+    assert args == {**load_recipe("digits").model.args, "depth": 1}
+
+
+def test_a_var_is_replaced_as_a_whole(tmp_path):
+    use = "methods: {mix_input: {algorithms: [MixTraining: {objective: '${vars.objective}'}]}}\n"
+    (tmp_path / "parent.yaml").write_text(f"extends: digits\nvars: {{objective: {{MAE: {{mask: input}}}}}}\n{use}")
+    recipe = load_recipe(write(tmp_path, "extends: parent.yaml\nvars: {objective: {SimSiam: {out_dim: 8}}}\n"))
+    assert recipe.methods["mix_input"].algorithms == [{"MixTraining": {"objective": {"SimSiam": {"out_dim": 8}}}}]
+
+
+def test_some_of_the_methods():
+    assert list(load_recipe("digits", ["methods=[sl,mix_input]"]).methods) == ["sl", "mix_input"]
+    for value in ("[sl,mix_inptu]", "[]", "[3]"):
+        with pytest.raises(RecipeError, match="methods must be one of"):
+            load_recipe("digits", [f"methods={value}"])
 
 
 def test_vars(tmp_path):

@@ -56,7 +56,7 @@ def test_a_table_that_is_too_wide_leaves_spare_columns_to_the_file():
 def test_five_columns_without_figures_of_the_paper():
     table = comparison_table(fake_comparison())
     assert titles(table) == ["Method", "Accuracy (%)", "Latency (s)", "Speedup", "SSL+MIX+SL"]
-    assert table.notes == ["Latency: training, evaluation excluded. Speedup: over the SSL+SL with the same masking."]
+    assert table.notes == ["Latency: training, evaluation excluded. Speedup: over the SSL+SL with the same objective."]
     assert table.rows[0] == ("SL", "50.75 ± 0.07", "0.1 ± 0.0", "", "0+0+2 ep")
     assert "over 2 seeds" in measured(fake_comparison())
 

@@ -52,13 +52,16 @@ def backbone_of(model: nn.Module, path: str | None = None) -> Backbone:
     return timm.adapter_of(module) or timm.TimmBackbone(module)
 
 
+def adapters_in(model: nn.Module) -> list[Backbone]:
+    """Every adapter that is attached in ``model``, copies of it (averaged models) included."""
+    kinds = (vit, timm, submodules)
+    return [adapter for module in model.modules() for kind in kinds if (adapter := kind.adapter_of(module)) is not None]
+
+
 def detach_backbones(model: nn.Module) -> None:
-    """Detach every adapter in ``model``, copies of it (averaged models) included."""
-    for module in list(model.modules()):
-        for kind in (vit, timm, submodules):
-            adapter = kind.adapter_of(module)
-            if adapter is not None:
-                adapter.detach()
+    """Detach every adapter in ``model``."""
+    for adapter in adapters_in(model):
+        adapter.detach()
 
 
 def _keeps_a_token_for_each_patch(module: nn.Module) -> bool:

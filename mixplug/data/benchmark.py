@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from mixplug.checks import check_int
 from mixplug.data.loaders import ImageLoader
-from mixplug.environment import describe_environment
+from mixplug.data.rates import Rates, add_settings, by_turns, conclude, read_settings
 
 PADDING = 4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -59,10 +55,18 @@ def torchvision_loader(images: Tensor, labels: Tensor, batch_size: int) -> DataL
             transforms.Normalize(MEAN, STD),
         ]
     )
-    return DataLoader(_PILImages(images, labels, recipe), batch_size, shuffle=True)
+    return DataLoader(PILImages(images, labels, recipe), batch_size, shuffle=True)
 
 
-class _PILImages(Dataset):
+class PILImages(Dataset):
+    """Images that are PIL images already, transformed one by one.
+
+    Args:
+        images: ``(N, 3, H, W)``, uint8.
+        labels: ``(N,)``.
+        transform: Makes of a PIL image what a sample begins with.
+    """
+
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable) -> None:
         self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
         self.labels = labels.tolist()
@@ -71,35 +75,8 @@ class _PILImages(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.transform(self.images[index]), self.labels[index]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Images per second, repeat by repeat.
-
-    Attributes:
-        ours: Of ImageLoader.
-        theirs: Of torchvision.
-    """
-
-    ours: list[float]
-    theirs: list[float]
-
-    @property
-    def ratios(self) -> list[float]:
-        """How many times faster ImageLoader was, in each repeat."""
-        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
-
-    def lines(self) -> list[str]:
-        """Medians and quartiles, in words."""
-        rows = (
-            ("ImageLoader", self.ours, ",.0f", " images/s"),
-            ("torchvision, PIL", self.theirs, ",.0f", " images/s"),
-            ("ratio", self.ratios, ".1f", ""),
-        )
-        return [f"{name:<17} {_spread(values, form, unit)}" for name, values, form, unit in rows]
 
 
 def measure(images: int, size: int, batch_size: int, repeats: int, device: torch.device) -> Rates:
@@ -112,30 +89,17 @@ def measure(images: int, size: int, batch_size: int, repeats: int, device: torch
         repeats: Passes over each.
         device: Where the batches have to be.
     """
+    noise, labels = noise_images(images, size)
+    return by_turns(
+        image_loader(noise, labels, batch_size, device), torchvision_loader(noise, labels, batch_size), repeats, device
+    )
+
+
+def noise_images(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Images ``(count, 3, size, size)``, uint8, the same at each call, and a label for each."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(images)
-    loaders = (image_loader(noise, labels, batch_size, device), torchvision_loader(noise, labels, batch_size))
-    for loader in loaders:
-        _rate(loader, device)
-    rates = [[_rate(loader, device) for loader in loaders] for _ in range(repeats)]
-    ours, theirs = zip(*rates, strict=True)
-    return Rates(list(ours), list(theirs))
-
-
-def _rate(loader: Iterable, device: torch.device) -> float:
-    start, count = time.perf_counter(), 0
-    for images, labels in loader:
-        images.to(device), labels.to(device)
-        count += len(images)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return count / (time.perf_counter() - start)
-
-
-def _spread(values: Sequence[float], form: str, unit: str) -> str:
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return f"{middle:{form}}{unit} (quartiles {low:{form}} to {high:{form}})"
+    noise = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    return noise, torch.arange(count)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,41 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mixplug.data.benchmark",
         description="Images per second of ImageLoader and of torchvision's transforms of PIL images, in one process.",
     )
-    parser.add_argument("--images", type=int, default=5000, help="images in a pass (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=32, help="their height and width (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=128, help="images of a batch (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="passes over each loader (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="where the batches have to be (default: %(default)s)")
-    parser.add_argument("--at-least", type=float, metavar="RATIO", help="fail if the median ratio is below this")
-    options = parser.parse_args(arguments)
-    try:
-        numbers = [check_int(f"--{name}", getattr(options, name.replace("-", "_")), 1) for name in _NUMBERS]
-        device = torch.device(options.device)
-    except (ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device {options.device}: there is no GPU; use --device cpu")
-    images, size, batch_size, repeats = numbers
+    add_settings(parser, images=5000)
+    settings = read_settings(parser, parser.parse_args(arguments))
+    images, size, batch_size, repeats = settings.images, settings.size, settings.batch_size, settings.repeats
+    device = settings.device
     print(f"{images} images of 3x{size}x{size}, batches of {batch_size}, {repeats} passes over each by turns, {device}")
     print(f"Crop with padding {PADDING}, flip, normalise, in one process; median (quartiles)")
-    rates = measure(images, size, batch_size, repeats, device)
-    print("\n".join(rates.lines()))
-    print(_environment())
-    if options.at_least is not None and np.median(rates.ratios) < options.at_least:
-        print(f"the ratio is below {options.at_least:g}", file=sys.stderr)
-        return 1
-    return 0
-
-
-_NUMBERS = ("images", "size", "batch-size", "repeats")
-
-
-def _environment() -> str:
-    described = describe_environment()
-    machine, versions = described["machine"], described["versions"]
-    parts = [machine["processor"], f"{machine['cores']} cores", f"threads used: {machine['threads']}", machine["gpu"]]
-    parts += [f"torch {versions['torch']}", *(f"{name} {version(name)}" for name in ("torchvision", "pillow"))]
-    return ", ".join([*filter(None, parts), described["date"]])
+    return conclude(measure(images, size, batch_size, repeats, device), settings)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ class Objective(nn.Module, ABC):
     #: Whether the model's own forward pass is the only one; sharded models (FSDP) allow no other.
     single_pass = True
 
+    @property
+    def kind(self) -> str:
+        """What a MixTraining and the SSL+SL that it is compared with must have in common."""
+        return type(self).__name__
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Have TorchScript leave the objective out: a model is exported with its head, but runs without it."""
         super().__init_subclass__(**options)

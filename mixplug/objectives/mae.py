@@ -93,6 +93,11 @@ class MAE(Objective):
         self.loss = check_choice("loss", loss, ("masked", "visible", "all"))
         self._fit: tuple[int, ...] | None = None
 
+    @property
+    def kind(self) -> str:
+        """See the base class: the two maskings cost different passes."""
+        return f"MAE ({self.mask})"
+
     def build(self, backbone: Backbone) -> MAE:
         """Create the decoder for ``backbone`` on its device and in its dtype; see the base class."""
         if not isinstance(backbone, ViTBackbone):

@@ -16,6 +16,7 @@ from composer.core import Algorithm
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerClassifier
 from conftest import COUNTS, RESUMED, images, labels, loader, tiny_vit
+from objectives.two_view import OBJECTIVES, tiny_cnn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mixplug import (
@@ -48,12 +49,33 @@ def ssl_loader(count: int = 22, batch_size: int = 5, dtype: torch.dtype = torch.
     )
 
 
+def classifier(**changes: Any) -> ComposerClassifier:
+    """A tiny transformer as Composer trains it."""
+    return ComposerClassifier(tiny_vit(**changes))
+
+
+def convolutional_classifier() -> ComposerClassifier:
+    """A tiny residual network as Composer trains it."""
+    return ComposerClassifier(tiny_cnn())
+
+
 @dataclass(frozen=True)
 class Row:
-    """One algorithm's settings."""
+    """One algorithm's settings, and the model it trains.
+
+    Where another row has the same kinds of state, resumption, which costs 17 trainings, may be tested by name only.
+    """
 
     name: str
     make: Callable[[], list[Algorithm]]
+    model: Callable[[], ComposerClassifier] = classifier
+    slow_to_resume: bool = False
+
+
+def _two_view_row(name: str, model: Callable[[], ComposerClassifier] = classifier, **options: Any) -> Row:
+    title = f"MixTraining {name}{'' if model is classifier else ' on a CNN'}"
+    like_another = model is classifier and name not in ("MoCoV2Plus", "DINO")
+    return Row(title, lambda: [MixTraining(objective=OBJECTIVES[name](**options))], model, like_another)
 
 
 ROWS = [
@@ -75,12 +97,10 @@ ROWS = [
         "the four alone",
         lambda: [JointLoss(0.5), FusedBackbonePass(), MixupSSLData(ssl_loader()), PhaseSwitch(0.5)],
     ),
+    *(_two_view_row(name) for name in OBJECTIVES),
+    _two_view_row("MoCoV3", convolutional_classifier),
+    _two_view_row("DINO", convolutional_classifier, local_crops=2),
 ]
-
-
-def classifier(**changes: Any) -> ComposerClassifier:
-    """A tiny transformer as Composer trains it."""
-    return ComposerClassifier(tiny_vit(**changes))
 
 
 TASKS = {"a": 3, "b": 5}
@@ -148,13 +168,14 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def resumes_from_every_batch(folder: Path, make: Callable[[], list[Algorithm]], **options: Any) -> int:
     """Check that weights, optimizer state and random numbers are those of the run never interrupted, bit for bit.
 
-    ``make``, and what makes the "model" and the "train_dataloader" among the options, are called for each run: a new
-    process has new objects.
+    ``make``, and what makes the "model", the "train_dataloader" and the "callbacks" among the options, are called for
+    each run: a new process has new objects.
     The number of interruptions is returned.
     """
 
     def made(**more: Any) -> Trainer:
-        data = {name: value() if name in ("model", "train_dataloader") else value for name, value in options.items()}
+        afresh = ("model", "train_dataloader", "callbacks")
+        data = {name: value() if name in afresh else value for name, value in options.items()}
         return trainer(algorithms=make(), **data, **more)
 
     whole = made(save_folder=str(folder), save_interval="1ba", save_filename="{batch}.pt")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torchvision.transforms import functional as TF
 
-from mixplug.data import benchmark
-from mixplug.data.benchmark import MEAN, PADDING, STD, Rates, image_loader, main, torchvision_loader
+from mixplug.data import benchmark, rates
+from mixplug.data.benchmark import MEAN, PADDING, STD, image_loader, main, torchvision_loader
+from mixplug.data.rates import Rates
 
 TINY = ["--images", "6", "--size", "8", "--batch-size", "4", "--repeats", "3"]
 
@@ -38,9 +39,9 @@ def test_both_see_the_same_images_in_batches_of_the_same_kind(make):
 
 
 def test_the_ratio_is_that_of_each_repeat():
-    rates = Rates(ours=[100.0, 330.0, 80.0], theirs=[10.0, 11.0, 40.0])
-    assert rates.ratios == [10, 30, 2]
-    assert rates.lines() == [
+    measured = Rates(ours=[100.0, 330.0, 80.0], theirs=[10.0, 11.0, 40.0])
+    assert measured.ratios == [10, 30, 2]
+    assert measured.lines() == [
         "ImageLoader       100 images/s (quartiles 90 to 215)",
         "torchvision, PIL  11 images/s (quartiles 10 to 26)",
         "ratio             10.0 (quartiles 6.0 to 20.0)",
@@ -50,7 +51,7 @@ def test_the_ratio_is_that_of_each_repeat():
 def test_it_measures(monkeypatch, capsys):
     """By a clock on which ImageLoader takes a second for a pass and torchvision 4, then 5, then 6."""
     readings = iter([0, 1, 10, 14, *(0, 1, 10, 14), *(0, 1, 10, 15), *(0, 1, 10, 16)])
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(readings))
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: next(readings))
     assert main(TINY) == 0
     out = capsys.readouterr().out
     assert "6 images of 3x8x8, batches of 4, 3 passes over each by turns, cpu" in out
@@ -68,10 +69,10 @@ def test_it_may_fail(ratio, code, monkeypatch, capsys):
 
 
 def test_the_real_clock_gives_finite_rates():
-    rates = benchmark.measure(6, 8, 4, 2, torch.device("cpu"))
-    assert np.isfinite(rates.ratios).all()
-    assert len(rates.ratios) == 2
-    assert min(rates.ours + rates.theirs) > 0
+    measured = benchmark.measure(6, 8, 4, 2, torch.device("cpu"))
+    assert np.isfinite(measured.ratios).all()
+    assert len(measured.ratios) == 2
+    assert min(measured.ours + measured.theirs) > 0
 
 
 @pytest.mark.parametrize(

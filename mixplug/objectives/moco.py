@@ -1,0 +1,185 @@
+"""MoCo: find what a momentum encoder makes of the other view among many others (Chen et al., 2020 and 2021).
+
+What it does
+    InfoNCE, ``-log(exp(q.k+ / t) / (exp(q.k+ / t) + sum exp(q.k- / t)))``, of normalised queries q of the encoder and
+    keys k of the momentum encoder. MoCo v2+ takes its negatives from a queue of earlier keys (He et al., 2020, Eq. 1;
+    Chen et al., 2020), symmetrised as in solo-learn and with the cosine of the momentum; MoCo v3 from the batch, with
+    a predictor behind the projector and the loss times 2t (Chen et al., 2021, algorithm 1).
+
+When to use it
+    MoCoV3 with vision transformers, or where batches are large; MoCoV2Plus with convolutional networks and small
+    batches: the queue makes up for them, and microbatches change nothing.
+
+Hyperparameters
+    v2: queue 65536, temperature 0.2, projector 2048 and 128 wide, momentum 0.999 in the paper, which keeps it constant.
+    v3: temperature 0.2, projector of three and predictor of two layers, 4096 and 256 wide, momentum 0.99 (section 4).
+    With some thousand images the queue must be shorter than the data, or an image is its own negative.
+
+Caveats
+    The queue begins with random directions. It has keys of whole batches, of all processes. Keys are not shuffled over
+    processes ("shuffling BN"), so a convolutional network's BatchNorm may leak between them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixplug.backbones import BackbonePass
+from mixplug.objectives.gathering import gathered, rank
+from mixplug.objectives.heads import heads
+from mixplug.objectives.two_view import (
+    MomentumTwoView,
+    check_sizes,
+    check_temperature,
+    in_full_precision,
+    mean_over_pairs,
+    wide,
+)
+from mixplug.phases import Position
+from mixplug.views import Views
+
+
+class MoCoV2Plus(MomentumTwoView):
+    """MoCo v2 (Chen et al., 2020), symmetrised; see the module for what it costs.
+
+    Args:
+        views: A recipe's name for :class:`mixplug.Views`, or one made.
+        queue_size: Keys in the queue.
+        hidden_dim: Width of the projector's hidden layer.
+        out_dim: Width of queries and keys.
+        temperature: Temperature t, above 0.
+        momentum: Where the momentum starts, in [0, 1]; it ends at 1.
+        symmetric: Whether both views are queries in the SSL phase.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of its range.
+    """
+
+    queue: Tensor
+    oldest: Tensor
+    settings = (*MomentumTwoView.settings, "queue_size", "hidden_dim", "out_dim", "temperature")
+
+    def __init__(
+        self,
+        views: str | Views = "mocov2",
+        queue_size: int = 65536,
+        hidden_dim: int = 2048,
+        out_dim: int = 128,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        symmetric: bool = True,
+    ) -> None:
+        super().__init__(views, symmetric, momentum)
+        check_sizes(queue_size=queue_size, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.queue_size, self.hidden_dim, self.out_dim = queue_size, hidden_dim, out_dim
+        self.temperature = check_temperature("temperature", temperature)
+        self._keys: dict[int, list[Tensor]] = {}
+
+    def make_heads(self, width: int) -> None:
+        """See the base class."""
+        self.projector = heads().MoCoProjectionHead(width, self.hidden_dim, self.out_dim)
+        self.register_buffer("queue", F.normalize(torch.randn(self.queue_size, self.out_dim), dim=-1))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
+
+    def forward(self, seen: BackbonePass) -> Tensor:
+        """InfoNCE against the queue, mean over both views: a scalar of at least 0."""
+        features, keys = self.look(seen)
+        queries = {view: self.projector(f) for view, f in features.items()}
+        self.watch_collapse(queries[0])
+        with in_full_precision(seen.features):
+            for view, k in keys.items():
+                self._keys.setdefault(view, []).append(F.normalize(wide(k), dim=-1))
+            return mean_over_pairs(
+                lambda q, k: info_nce(wide(q), wide(k), wide(self.queue), self.temperature), queries, keys
+            )
+
+    def before_step(self) -> None:
+        """See the base class."""
+        self._keys = {}
+
+    def after_step(self, position: Position) -> None:
+        """Let the momentum encoder follow, and put the step's keys into the place of the oldest ones."""
+        super().after_step(position)
+        # View by view, so that neither microbatches nor processes change the order.
+        for view in sorted(self._keys):
+            enqueue(self.queue, self.oldest, gathered(torch.cat(self._keys[view])))
+        self.before_step()
+
+
+class MoCoV3(MomentumTwoView):
+    """MoCo v3 (Chen et al., 2021); see the module for what it costs.
+
+    Args:
+        views: A recipe's name for :class:`mixplug.Views`, or one made.
+        hidden_dim: Width of the hidden layers of projector and predictor.
+        out_dim: Width of queries and keys.
+        temperature: Temperature t, above 0.
+        momentum: Where the momentum starts, in [0, 1]; it ends at 1.
+        symmetric: Whether both views are queries in the SSL phase.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of its range.
+    """
+
+    within_batch = "its negatives and the statistics of its heads' BatchNorm"
+    settings = (*MomentumTwoView.settings, "hidden_dim", "out_dim", "temperature")
+
+    def __init__(
+        self,
+        views: str | Views = "mocov3",
+        hidden_dim: int = 4096,
+        out_dim: int = 256,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        symmetric: bool = True,
+    ) -> None:
+        super().__init__(views, symmetric, momentum)
+        check_sizes(hidden_dim=hidden_dim, out_dim=out_dim)
+        self.hidden_dim, self.out_dim = hidden_dim, out_dim
+        self.temperature = check_temperature("temperature", temperature)
+
+    def make_heads(self, width: int) -> None:
+        """See the base class."""
+        head = heads().MoCoProjectionHead
+        self.projector = head(width, self.hidden_dim, self.out_dim, num_layers=3, batch_norm=True)
+        self.predictor = head(self.out_dim, self.hidden_dim, self.out_dim, num_layers=2, batch_norm=True)
+
+    def forward(self, seen: BackbonePass) -> Tensor:
+        """The loss of algorithm 1, a scalar of at least 0."""
+        features, keys = self.look(seen)
+        projections = {view: self.projector(f) for view, f in features.items()}
+        self.watch_collapse(projections[0])
+        queries = {view: self.predictor(z) for view, z in projections.items()}
+        with in_full_precision(seen.features):
+            return 2 * mean_over_pairs(lambda q, k: contrast(wide(q), wide(k), self.temperature), queries, keys)
+
+
+def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """InfoNCE (He et al., 2020, Eq. 1): each query ``(B, D)`` finds its key ``(B, D)`` beside ``(K, D)`` negatives."""
+    queries, keys, negatives = (F.normalize(x, dim=-1) for x in (queries, keys, negatives))
+    positive = (queries * keys).sum(dim=-1, keepdim=True)
+    logits = torch.cat([positive, queries @ negatives.T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long, device=queries.device))
+
+
+def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """MoCo v3's ``ctr`` (algorithm 1): each query ``(B, D)`` finds its key among those of the batch in all processes.
+
+    The mean over this process's queries, times 2 * temperature. Keys get no gradient.
+    """
+    queries, keys = F.normalize(queries, dim=-1), F.normalize(gathered(keys), dim=-1)
+    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
+    return F.cross_entropy(queries @ keys.T / temperature, own) * (2 * temperature)
+
+
+@torch.no_grad()
+def enqueue(queue: Tensor, oldest: Tensor, keys: Tensor) -> None:
+    """Write ``keys`` ``(n, D)`` over the oldest of ``queue`` ``(K, D)``, and move ``oldest``, the first of those."""
+    places = (oldest + torch.arange(len(keys), device=queue.device)) % len(queue)
+    fitting = keys[-len(queue) :]  # of more keys than the queue holds, the last ones
+    queue[places[-len(queue) :]] = fitting.to(queue)
+    oldest.copy_((oldest + len(keys)) % len(queue))

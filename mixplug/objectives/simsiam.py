@@ -1,0 +1,74 @@
+"""SimSiam: each view predicts the other, and the gradient stops at what is predicted (Chen and He, 2021).
+
+What it does
+    ``L = D(p1, stopgrad(z2)) / 2 + D(p2, stopgrad(z1)) / 2`` with ``D(p, z) = -cos(p, z)`` (Eq. 1 to 4), where z is a
+    projection of a view's features and p a prediction made from it.
+
+When to use it
+    The simplest: no negatives, no momentum encoder, no queue. It wants BatchNorm in its head and batches of some tens.
+
+Hyperparameters
+    A projector 2048 wide and a predictor with a bottleneck of 512 (section 3). On CIFAR-10 the paper trains ResNet-18
+    for 800 epochs with SGD at 0.03 * batch / 256 (appendix D).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixplug.backbones import BackbonePass
+from mixplug.objectives.heads import heads, lightly
+from mixplug.objectives.two_view import TwoView, check_sizes, in_full_precision, mean_over_pairs, wide
+from mixplug.views import Views
+
+
+class SimSiam(TwoView):
+    """SimSiam (Chen and He, 2021); see the module for what it costs.
+
+    Args:
+        views: A recipe's name for :class:`mixplug.Views`, or one made.
+        hidden_dim: Width of the projector's hidden layers.
+        out_dim: Width of projections and predictions.
+        bottleneck_dim: Width of the predictor's hidden layer.
+        symmetric: Whether both views predict each other; with False the other view needs no gradient.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of its range.
+    """
+
+    within_batch = "the statistics of its head's BatchNorm"
+    settings = (*TwoView.settings, "hidden_dim", "out_dim", "bottleneck_dim")
+
+    def __init__(
+        self,
+        views: str | Views = "simsiam",
+        hidden_dim: int = 2048,
+        out_dim: int = 2048,
+        bottleneck_dim: int = 512,
+        symmetric: bool = True,
+    ) -> None:
+        super().__init__(views, symmetric)
+        check_sizes(hidden_dim=hidden_dim, out_dim=out_dim, bottleneck_dim=bottleneck_dim)
+        self.hidden_dim, self.out_dim, self.bottleneck_dim = hidden_dim, out_dim, bottleneck_dim
+
+    def make_heads(self, width: int) -> None:
+        """See the base class."""
+        self.projector = heads().SimSiamProjectionHead(width, self.hidden_dim, self.out_dim)
+        self.predictor = heads().SimSiamPredictionHead(self.out_dim, self.bottleneck_dim, self.out_dim)
+
+    def forward(self, seen: BackbonePass) -> Tensor:
+        """The loss of Eq. 2, a scalar in [-1, 1]."""
+        self.check_batch(seen.features)
+        first = self.projector(seen.features)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.symmetric):
+            second = self.projector(seen.encode(self.other_view(seen)).features)
+        self.watch_collapse(first)
+        predictions = {0: self.predictor(first)}
+        if self.symmetric:
+            predictions[1] = self.predictor(second)
+        distance = lightly("loss").NegativeCosineSimilarity()
+        with in_full_precision(first):
+            targets = {0: first.detach(), 1: second.detach()}
+            return mean_over_pairs(lambda p, z: distance(wide(p), wide(z)), predictions, targets)
