@@ -80,7 +80,7 @@ class Experiment:
             max_duration=self.max_duration,
             eval_interval=recipe.eval_interval,
             algorithms=self.algorithms,
-            optimizers=_make_optimizer(recipe, method, self.model),
+            optimizers=make_optimizer(recipe, method, self.model),
             schedulers=_make_scheduler(recipe, method, self.algorithms),
             callbacks=[
                 *([] if progress is None else [_ProgressCallback(progress)]),
@@ -184,7 +184,7 @@ def _check_interval(interval: str) -> None:
 
 
 def _make_classifier(recipe: Recipe, inputs: Inputs) -> ComposerClassifier:
-    module = _make_module(recipe, inputs)
+    module = make_module(recipe, inputs)
     # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
     none = MetricCollection([])
     if len(inputs.tasks) == 1:
@@ -192,7 +192,12 @@ def _make_classifier(recipe: Recipe, inputs: Inputs) -> ComposerClassifier:
     return MultiTaskClassifier(module, inputs.tasks, train_metrics=none)
 
 
-def _make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
+def make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
+    """The model of ``recipe``, with logits for the classes of all tasks.
+
+    Raises:
+        ValueError: timm cannot make it, or it does not fit the images.
+    """
     for name in ("in_chans", "num_classes"):
         if name in recipe.model.args:
             raise ValueError(f"model.args.{name} comes from the data; leave it out")
@@ -235,7 +240,13 @@ def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algori
     return made
 
 
-def _make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a method, the recipe's unless it has its own.
+
+    Raises:
+        TypeError: as of :func:`mixplug.build.build`.
+        ValueError: as of :func:`mixplug.build.build`.
+    """
     own = recipe.methods[method].optimizer
     where = "optimizer" if own is None else f"methods.{method}.optimizer"
     return build(recipe.optimizer if own is None else own, optimizers_by_name(), where, params=model.parameters())

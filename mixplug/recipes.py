@@ -24,7 +24,7 @@ class ImagesConfig:
     """Which images, and how they are augmented; see :func:`mixplug.data.datasets.load_dataset`.
 
     Attributes:
-        dataset: digits, cifar10, cifar100, svhn, fashion_mnist or image_folder.
+        dataset: digits, cifar10, cifar100, svhn, fashion_mnist, image_folder or noise (to measure costs on).
         root: Folder that holds the data, relative to where the command is run.
         download: Have torchvision fetch data that is missing.
         train: For an image_folder, the name of its training tree.

@@ -102,7 +102,7 @@ _TORCHVISION = {
     "fashion_mnist": _Known("FashionMNIST", 10, (0.2860,), (0.3530,)),
 }
 
-DATASETS = ("digits", *_TORCHVISION, "image_folder")
+DATASETS = ("digits", *_TORCHVISION, "image_folder", "noise")
 
 
 def load_dataset(
@@ -125,7 +125,8 @@ def load_dataset(
 
     Args:
         name: 'digits' (scikit-learn's, 8x8, nothing to download), 'cifar10', 'cifar100', 'svhn', 'fashion_mnist'
-            (torchvision's) or 'image_folder'.
+            (torchvision's), 'image_folder', or 'noise' (random pixels and labels in CIFAR-10's shape, to measure
+            costs on).
         fraction: Share of the training images to keep, in (0, 1]; see :func:`mixplug.data.subsets.draw`.
         seed: Of that draw.
         root: Folder of the data: torchvision's root, or what holds an image_folder's train and test trees.
@@ -235,6 +236,8 @@ def _by_name(name: str, root: str, download: bool, image_size: int | None, key: 
 
 
 def _read_by_name(name: str, root: str, download: bool, image_size: int | None, key: str) -> DataSplit:
+    if name == "noise":
+        return _noise(image_size or 32)
     split = _digits() if name == "digits" else _from_torchvision(_TORCHVISION[name], root, download, key)
     if image_size is None or split.shape[1:] == (image_size, image_size):
         return split
@@ -268,6 +271,16 @@ def _digits() -> DataSplit:
     return DataSplit(
         MemoryImages(images[~test], labels[~test]), MemoryImages(images[test], labels[test]), 10, (0.3053,), (0.3760,)
     )
+
+
+def _noise(size: int) -> DataSplit:
+    """As many images as a tenth of CIFAR-10, the same at each call; what they show costs nothing."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for count in (5000, 1000):
+        pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+        parts.append(MemoryImages(pixels, torch.randint(0, 10, (count,), generator=generator)))
+    return DataSplit(parts[0], parts[1], 10, (0.5,) * 3, (0.2887,) * 3)
 
 
 def _from_torchvision(known: _Known, root: str, download: bool, key: str) -> DataSplit:

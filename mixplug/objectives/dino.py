@@ -14,6 +14,10 @@ Hyperparameters
     ``student_temperature`` 0.1, centre momentum 0.9, ``momentum`` from 0.996 to 1, 65536 prototypes, the prototypes
     held still in the first hundredth (1 of 100 epochs). Small data wants fewer prototypes, such as 4096.
 
+    ``batch_norm=True`` puts BatchNorm into the head (``--use_bn_in_head`` of the paper's code, which leaves it out for
+    transformers): where training is short or the model small, what all images have in common outweighs what
+    they differ in, and without it the assignments may stay uniform.
+
 Caveats
     Watch the entropies of the teacher's assignments, over log K: ``target_entropy`` of their mean,
     ``single_target_entropy`` of one. 1 for both is collapse to uniform, 0 for the former collapse to one prototype.
@@ -29,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixplug.backbones import Backbone, BackbonePass, ViTBackbone
-from mixplug.checks import check_int, check_real
+from mixplug.checks import check_bool, check_int, check_real
 from mixplug.objectives.gathering import summed
 from mixplug.objectives.heads import heads
 from mixplug.objectives.two_view import (
@@ -61,6 +65,7 @@ class DINO(MomentumTwoView):
         center_momentum: Momentum of the centre, in [0, 1].
         momentum: Where the momentum of the teacher starts, in [0, 1]; it ends at 1.
         symmetric: Whether the student sees both global views in the SSL phase.
+        batch_norm: Whether the head's hidden layers normalise over the batch.
 
     Raises:
         TypeError: an option has the wrong type.
@@ -80,6 +85,7 @@ class DINO(MomentumTwoView):
         "temperature_warmup",
         "freeze_prototypes",
         "center_momentum",
+        "batch_norm",
     )
 
     def __init__(
@@ -97,8 +103,12 @@ class DINO(MomentumTwoView):
         center_momentum: float = 0.9,
         momentum: float = 0.996,
         symmetric: bool = True,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__(views, symmetric, momentum)
+        self.batch_norm = check_bool("batch_norm", batch_norm)
+        if batch_norm:
+            self.within_batch = "the statistics of its head's BatchNorm"
         self.local_crops = check_int("local_crops", local_crops, 0)
         self.local_size = None if local_size is None else check_int("local_size", local_size, 2)
         check_sizes(hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim, prototypes=prototypes)
@@ -123,7 +133,7 @@ class DINO(MomentumTwoView):
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = _Head(width, self.hidden_dim, self.bottleneck_dim, self.prototypes)
+        self.projector = _Head(width, self.hidden_dim, self.bottleneck_dim, self.prototypes, self.batch_norm)
         self.register_buffer("center", torch.zeros(self.prototypes))
 
     def teacher_temperature_at(self, position: Position) -> float:
@@ -214,14 +224,19 @@ class _Head(nn.Module):
     Normalised weights are weight_norm's with its gain held at 1, which is the paper's default.
     """
 
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, batch_norm: bool) -> None:
         super().__init__()
-        layers = [(width, hidden, None, nn.GELU()), (hidden, hidden, None, nn.GELU()), (hidden, bottleneck, None, None)]
+        layers = [
+            (width, hidden, nn.BatchNorm1d(hidden) if batch_norm else None, nn.GELU()),
+            (hidden, hidden, nn.BatchNorm1d(hidden) if batch_norm else None, nn.GELU()),
+            (hidden, bottleneck, None, None),
+        ]
         self.layers = heads().ProjectionHead(layers)
         for layer in self.layers.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         self.prototypes = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach())
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What mixplug costs, and how close that is to the least possible: ``mixplug bench RECIPE``."""

@@ -1,0 +1,127 @@
+"""Loops in plain PyTorch that do what a phase of a method does on its Trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mixplug.algorithms import FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
+from mixplug.algorithms.base import find_in
+from mixplug.backbones import backbone_of
+from mixplug.bench.plain import PlainMAE, plain_steps
+from mixplug.experiment import Experiment, make_module, make_optimizer
+from mixplug.inputs import make_inputs
+from mixplug.losses import joint_loss, phase_weights
+from mixplug.objectives import MAE, Objective
+from mixplug.phases import Phase, Position
+from mixplug.ramps import Schedule
+
+_OURS = (MixTraining, PhaseSwitch, MixupSSLData, JointLoss, FusedBackbonePass)
+_AUTOCAST = {"fp32": None, "amp_bf16": torch.bfloat16}
+
+
+class StepLoop:
+    """A loop of training steps; subclasses say what a step is.
+
+    It has a model, an optimizer and batches of its own, of the same kind as the method's.
+
+    Args:
+        experiment: The method's run.
+        method: Its key in the recipe.
+        phase: The phase.
+    """
+
+    label = ""
+
+    def __init__(self, experiment: Experiment, method: str, phase: Phase) -> None:
+        recipe = experiment.recipe
+        device = next(experiment.model.parameters()).device
+        inputs = make_inputs(recipe, recipe.first_seed, device)
+        self.phase = phase
+        self.model = make_module(recipe, inputs).to(device)
+        self.batches = inputs.train
+        self.autocast = _AUTOCAST[recipe.precision]
+        trained = nn.ModuleList([self.model])
+        head = self.head(experiment)
+        if head is not None:
+            trained.append(head.to(device))
+        self.optimizer = make_optimizer(recipe, method, trained)
+
+    def head(self, experiment: Experiment) -> nn.Module | None:
+        """What is trained beside the model."""
+        raise NotImplementedError
+
+    def steps(self, progress: float) -> Iterator[Any]:
+        """A generator that makes a step each time."""
+        raise NotImplementedError
+
+    def run(self, progress: float, steps: int) -> list[float]:
+        """Seconds of each of ``steps`` steps at ``progress`` of the phase, after one that warms up."""
+        begun, ends = self.steps(progress), []
+        for _ in range(steps + 1):
+            next(begun)
+            ends.append(time.perf_counter())
+        return [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+
+
+class PlainLoop(StepLoop):
+    """Written by hand, without mixplug: see :mod:`mixplug.bench.plain`."""
+
+    label = "hand-written"
+
+    def head(self, experiment: Experiment) -> nn.Module | None:
+        """The decoder."""
+        self.decoder = None
+        objective = getattr(experiment.model, "ssl_objective", None)
+        if self.phase is not Phase.SL and objective is not None:
+            self.mask = objective.mask if objective.fused else "two passes"
+            self.alpha = _alpha(experiment)
+            self.decoder = PlainMAE(self.model, objective.mask_ratio, objective.decoder_depth)
+        return self.decoder
+
+    def steps(self, progress: float) -> Iterator[Any]:
+        """See the base class."""
+        more = () if self.decoder is None else (self.alpha, self.mask)
+        yield from plain_steps(
+            self.model, self.decoder, self.batches, self.optimizer, self.phase.value, *more, autocast=self.autocast
+        )
+
+
+class FunctionLoop(StepLoop):
+    """Written with mixplug's functions, as the README's: for objectives that have no loop without."""
+
+    label = "mixplug's functions"
+    objective: Objective
+
+    def head(self, experiment: Experiment) -> nn.Module:
+        """The objective."""
+        objective = find_in(experiment.algorithms, FusedBackbonePass).objective
+        self.backbone = backbone_of(self.model)
+        self.objective = type(objective)(**_arguments(objective)).build(self.backbone)
+        self.alpha = _alpha(experiment)
+        return self.objective
+
+    def steps(self, progress: float) -> Iterator[Any]:
+        """See the base class."""
+        position = Position(self.phase, progress, progress)
+        weights = phase_weights(self.phase, self.alpha, progress)
+        device = next(self.model.parameters()).device
+        for images, labels in self.batches:
+            images, labels = images.to(device), labels.to(device)
+            self.objective.before_step()
+            self.optimizer.zero_grad()
+            with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+                with self.backbone.watch(self.objective.request(position)) as seen:
+                    logits = self.model(images)
+                loss = joint_loss(self.objective(seen), F.cross_entropy(logits, labels), weights)
+            loss.backward()
+            self.objective.after_backward(position)
+            self.optimizer.step()
+            self.objective.after_step(position)
+            yield loss.item()
