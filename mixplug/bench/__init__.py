@@ -1,0 +1,1 @@
+"""What mixplug costs, beside hand-written loops and the nearest peer."""
