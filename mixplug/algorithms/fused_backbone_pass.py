@@ -12,7 +12,8 @@ On its own
 
 Hyperparameters
     ``objective`` 'auto' is Li et al.'s: MAE with ``mask='features'`` and a decoder 2 deep. ``MAE(mask='input')``
-    costs about half as much.
+    costs about half as much. Objectives of two views, and ``MAE(mask='input', fused=False)``, run the encoder once
+    more beside the model's pass.
 
 Caveats
     The model must run its backbone exactly once in each forward pass. The head's parameters join the param
@@ -89,9 +90,9 @@ class FusedBackbonePass(PhasedAlgorithm):
         refuse_unfit(state)
         if state.fsdp_config is not None and not self.objective.single_pass:
             raise ValueError(
-                f"{type(self.objective).__name__} runs the encoder on further views, outside of the model's own "
-                f"forward pass, where the parameters of a sharded model (FSDP) are not whole; train without "
-                f"parallelism_config, each process with the whole model (DDP)"
+                f"{self.objective.kind} runs the encoder once more, outside of the model's own forward pass, where "
+                f"the parameters of a sharded model (FSDP) are not whole; train without parallelism_config, each "
+                f"process with the whole model (DDP), or with an objective of one pass, such as MAE(mask='input')"
             )
         model = state.model
         self._backbone = backbone_of(model, self.backbone_path)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from mixplug.algorithms import FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
 from mixplug.algorithms.base import find_in
@@ -20,7 +21,7 @@ from mixplug.inputs import make_inputs
 from mixplug.losses import joint_loss, phase_weights
 from mixplug.objectives import MAE, Objective
 from mixplug.phases import Phase, Position
-from mixplug.ramps import Schedule
+from mixplug.ramps import Ramp, Schedule
 
 _OURS = (MixTraining, PhaseSwitch, MixupSSLData, JointLoss, FusedBackbonePass)
 _AUTOCAST = {"fp32": None, "amp_bf16": torch.bfloat16}
@@ -67,7 +68,7 @@ class StepLoop:
         for _ in range(steps + 1):
             next(begun)
             ends.append(time.perf_counter())
-        return [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+        return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 class PlainLoop(StepLoop):
@@ -101,9 +102,11 @@ class FunctionLoop(StepLoop):
 
     def head(self, experiment: Experiment) -> nn.Module:
         """The objective."""
-        objective = find_in(experiment.algorithms, FusedBackbonePass).objective
-        self.backbone = backbone_of(self.model)
-        self.objective = type(objective)(**_arguments(objective)).build(self.backbone)
+        fused = find_in(experiment.algorithms, FusedBackbonePass)
+        assert fused is not None
+        self.backbone = backbone_of(self.model, fused.backbone_path)
+        self.objective = copy.deepcopy(fused.objective).build(self.backbone)
+        self.objective.begin()
         self.alpha = _alpha(experiment)
         return self.objective
 
@@ -125,3 +128,34 @@ class FunctionLoop(StepLoop):
             self.optimizer.step()
             self.objective.after_step(position)
             yield loss.item()
+
+
+def loop_for(experiment: Experiment, method: str, phase: Phase) -> tuple[str, type[StepLoop]] | None:
+    """The loop with the arithmetic of ``phase`` of a method, and a key that methods of the same arithmetic share.
+
+    There is none for a method with other algorithms than mixplug's, with several tasks or other images for SSL,
+    compiled, or in half precision with a scaled loss.
+    """
+    recipe, objective = experiment.recipe, getattr(experiment.model, "ssl_objective", None)
+    foreign = [a for a in experiment.algorithms if not isinstance(a, _OURS)]
+    if foreign or recipe.ssl_data or len(experiment.inputs.tasks) > 1 or recipe.compile:
+        return None
+    if recipe.precision not in _AUTOCAST:
+        return None
+    if phase is Phase.SL:
+        return f"sl {recipe.methods[method].optimizer}", PlainLoop
+    key = f"{phase} {recipe.methods[method].optimizer} {objective!r} {_alpha(experiment) if phase is Phase.MIX else 1}"
+    return key, PlainLoop if _is_plain(experiment, objective) else FunctionLoop
+
+
+def _is_plain(experiment: Experiment, objective: Any) -> bool:
+    """Whether the hand-written loop can do the same: it knows MAE's usual form and no ramps."""
+    if not isinstance(objective, MAE) or isinstance(_alpha(experiment), Ramp):
+        return False
+    usual = (objective.decoder_dim, objective.decoder_heads, objective.norm_pix, objective.loss)
+    return usual == (None, None, False, "masked") and not isinstance(objective.mask_ratio, Ramp)
+
+
+def _alpha(experiment: Experiment) -> Schedule:
+    joint = find_in(experiment.algorithms, JointLoss)
+    return 0.5 if joint is None else joint.alpha

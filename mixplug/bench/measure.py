@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from rich.progress import track
 
 from mixplug.bench.loops import StepLoop, loop_for
 from mixplug.bench.results import Bench, Loop, StepCost
@@ -22,14 +20,13 @@ Report = Callable[[int, int, str], None]
 
 
 @dataclass
-class _Contender:
-    """A phase of a method, and the loop beside it if no other has it."""
+class Contender:
+    """A phase of a method, and the loop with the same arithmetic where no contender before has it."""
 
     cost: StepCost
     stage: Stage
     method: MethodOnTrainer
-    loop: StepLoop | None
-    timed: list[list[float]]
+    loop: StepLoop | None = None
 
 
 def measure(recipe: Recipe, turns: int, steps: int, whole: bool = True, report: Report | None = None) -> Bench:
@@ -42,32 +39,105 @@ def measure(recipe: Recipe, turns: int, steps: int, whole: bool = True, report: 
     Args:
         recipe: The recipe.
         turns: How many turns.
-        steps: Timed steps in a turn of each.
+        steps: Timed steps in a turn of each; fewer where an epoch has fewer.
         whole: Whether to measure memory and parts of steps too.
         report: Called as ``report(done, total, text)``.
     """
     report = report or (lambda done, total, text: None)
     report(0, turns, "building the methods")
-    contenders, loops = _build(recipe)
+    contenders = _contenders(recipe)
     bench = Bench(
         recipe.description,
         to_plain(recipe),
         [contender.cost for contender in contenders],
-        {key: Loop(loop.label) for key, loop in loops.items()},
+        {c.cost.loop: Loop(c.loop.label) for c in contenders if c.loop is not None},
         describe_environment(),
     )
-    places = [(turn + 0.5) / turns for turn in range(turns)]
-    for contender in contenders:
-        report(0, turns, f"counting {contender.cost.label}, {contender.cost.phase.upper()}")
-        _count(contender, places)
-        if whole:
+    report(0, turns, "counting operations")
+    _count(recipe, contenders, turns)
+    if whole:
+        for contender in contenders:
+            report(0, turns, f"looking into {contender.cost.label}, {contender.cost.phase.upper()}")
             _look_into(contender, steps)
-    for turn, place in enumerate(places):
+    for turn in range(turns):
         report(turn, turns, f"turn {turn + 1} of {turns}")
-        # Who begins changes, so that no one always follows the same other.
-        start = turn * len(contenders) // turns
-        for contender in contenders[start:] + contenders[:start]:
-            _take_turn(contender, bench, place, steps, loop_first=bool(turn % 2))
+        for contender in contenders:
+            _take_turn(contender, bench, (turn + 0.5) / turns, steps, loop_first=bool(turn % 2))
     for method in {id(c.method): c.method for c in contenders}.values():
         method.close()
     return bench
+
+
+def _contenders(recipe: Recipe) -> list[Contender]:
+    found: list[Contender] = []
+    loops: set[str] = set()
+    for name, config in recipe.methods.items():
+        experiment = Experiment(recipe, name, recipe.first_seed)
+        method = MethodOnTrainer(experiment)
+        objective = getattr(experiment.model, "ssl_objective", None)
+        kind = None if objective is None else objective.kind
+        for stage in method.stages:
+            cost = StepCost(name, config.label or name, kind, method.rho, stage.phase.value, stage.steps)
+            contender = Contender(cost, stage, method)
+            beside = loop_for(experiment, name, stage.phase)
+            if beside is not None:
+                cost.loop, make = beside
+                if cost.loop not in loops:
+                    loops.add(cost.loop)
+                    contender.loop = make(experiment, name, stage.phase)
+            found.append(contender)
+    return found
+
+
+def _count(recipe: Recipe, contenders: Sequence[Contender], turns: int) -> None:
+    """Count operations at the place of each turn, or once where the first and the last turn have equally many."""
+    eager: dict[str, MethodOnTrainer] = {}
+    for contender in contenders:
+        cost, method, stage = contender.cost, contender.method, contender.stage
+        if recipe.compile:  # a compiled step shows the counter nothing
+            plain = dataclasses.replace(recipe, compile="")
+            if cost.method not in eager:
+                eager[cost.method] = MethodOnTrainer(Experiment(plain, cost.method, recipe.first_seed))
+            method = eager[cost.method]
+            stage = next(s for s in method.stages if s.phase is stage.phase)
+        found: dict[int, tuple[float, float]] = {}
+        for turn in (0, turns - 1, *range(1, turns - 1)):
+            watch = FlopWatch()
+            with watch.counting():
+                method.run(stage, (turn + 0.5) / turns, 0, watch)
+            found[turn] = (watch.forward / method.images, watch.backward / method.images)
+            if turn == turns - 1 and found[0] == found[turn]:
+                found = {0: found[0]}
+                break
+        cost.images = method.images
+        cost.forward, cost.backward = ([found[t][part] for t in sorted(found)] for part in (0, 1))
+    for method in eager.values():
+        method.close()
+
+
+def _look_into(contender: Contender, steps: int) -> None:
+    """Divide a step's time, and measure its memory, in the middle of the phase."""
+    cost, method, stage = contender.cost, contender.method, contender.stage
+    optimizers = method.state.optimizers
+    device = next(method.model.parameters()).device
+    watch = PartsWatch(method.model, optimizers, device)
+    with watch.attached():
+        method.run(stage, 0.5, max(3, steps), watch)
+    cost.parts = {part: float(np.median([step[part] for step in watch.steps])) for part in PARTS}
+    cost.peak = peak_memory(lambda: method.run(stage, 0.5, 0), device)
+    cost.held = held_memory(method.model, optimizers)
+
+
+def _take_turn(contender: Contender, bench: Bench, place: float, steps: int, loop_first: bool) -> None:
+    cost, method, loop = contender.cost, contender.method, contender.loop
+    steps = min(steps, method.most)
+
+    def on_trainer() -> None:
+        cost.blocks.append(method.run(contender.stage, place, steps))
+
+    def in_loop() -> None:
+        if loop is not None:
+            bench.loops[cost.loop].blocks.append(loop.run(place, steps))
+
+    for run in (in_loop, on_trainer) if loop_first else (on_trainer, in_loop):
+        run()

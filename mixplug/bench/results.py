@@ -165,7 +165,9 @@ class Bench:
         """The measured speedup over ``baseline`` as a share of the ideal one, turn by turn."""
         return Quartiles.of(
             [
-                self._seconds_at(baseline, t) / self._seconds_at(method, t) * self._work_at(method, t)
+                self._seconds_at(baseline, t)
+                / self._seconds_at(method, t)
+                * self._work_at(method, t)
                 / self._work_at(baseline, t)
                 for t in range(self.turns)
             ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
 
-from composer.core import Callback, Event, State, Time, TimeUnit, Timestamp
+from composer.core import Callback, Event, State, Time, Timestamp, TimeUnit
 from composer.loggers import Logger
 
+from mixplug.algorithms import PhaseSwitch
+from mixplug.algorithms.base import find_in
 from mixplug.experiment import Experiment
 from mixplug.phases import Phase, PhaseSpan
 
@@ -50,6 +53,8 @@ class MethodOnTrainer:
         self.state.evaluators = []
         self.trainer.spin_dataloaders = False  # the order of images costs nothing
         self.stages = self._stages(experiment)
+        switch = find_in(experiment.algorithms, PhaseSwitch)
+        self.rho = None if switch is None else float(switch.rho)
 
     def _stages(self, experiment: Experiment) -> list[Stage]:
         if experiment.plan is None:
@@ -91,7 +96,7 @@ class MethodOnTrainer:
             if watch is not None:
                 self.state.callbacks.remove(watch)
         ends = self._stop.ends
-        return [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+        return [end - begin for begin, end in itertools.pairwise(ends)]
 
     @property
     def most(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
 import torch
 from composer.core import Callback, Event, State
 from composer.loggers import Logger

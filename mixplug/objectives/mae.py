@@ -10,6 +10,13 @@ Where it masks
     step costs about a quarter; in the MIX phase the classifier then reads the visible patches too (as in
     SupMAE). With encoder cost 1, decoder d and visible share v a step costs 1 + d or v + d.
 
+In one pass or in two
+    ``MAE(mask='input', fused=False)`` gives the classifier all patches in the MIX phase and runs the encoder a
+    second time, on the visible ones, for the decoder: such a step costs 1 + v + d. In the SSL phase, without a
+    classifier, it stays one pass, v + d. With ``MixTraining(rho=1, alpha=0.9, objective=MAE(mask='input',
+    fused=False))`` every step is SSAT's, 0.1 * CE + 0.9 * MAE (Das et al., "Limited Data, Unlimited Potential: A
+    Study on ViTs Augmented by Masked Autoencoders", WACV 2024).
+
 Hyperparameters
     ``mask_ratio`` 0.75 and a decoder 2 deep as wide as the encoder (Li et al., appendix A.3). A
     ``Ramp(0.75, 0.0)`` over the MIX phase hands the classifier ever more of the image.
@@ -31,7 +38,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mixplug.backbones import Backbone, BackbonePass, PassRequest, ViTBackbone, take_tokens
-from mixplug.checks import check_choice, check_int
+from mixplug.checks import check_bool, check_choice, check_int
 from mixplug.objectives.base import Objective
 from mixplug.phases import Phase, Position
 from mixplug.ramps import Schedule, check_schedule, value_at
@@ -65,10 +72,13 @@ class MAE(Objective):
         decoder_heads: Attention heads of a decoder block; None for the encoder's.
         norm_pix: Predict pixels normalised by each patch's own mean and variance.
         loss: Patches that count: 'masked', 'visible' or 'all'.
+        fused: Whether the classifier and the decoder share one pass of the encoder in the MIX phase. False, for
+            ``mask='input'`` alone, gives the classifier a pass over all patches and the decoder one over the
+            visible ones.
 
     Raises:
         TypeError: an option has the wrong type.
-        ValueError: an option is out of its range.
+        ValueError: an option is out of its range, or ``fused=False`` with ``mask='features'``.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class MAE(Objective):
         decoder_heads: int | None = None,
         norm_pix: bool = False,
         loss: str = "masked",
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.mask = check_choice("mask", mask, ("features", "input"))
@@ -91,12 +102,19 @@ class MAE(Objective):
             raise TypeError(f"norm_pix must be True or False, got {norm_pix!r}")
         self.norm_pix = norm_pix
         self.loss = check_choice("loss", loss, ("masked", "visible", "all"))
+        self.fused = check_bool("fused", fused)
+        if mask == "features" and not fused:
+            raise ValueError(
+                "fused=False needs mask='input', got mask='features', with which the encoder sees all patches in any "
+                "case: a second pass would repeat the first; use MAE(mask='input', fused=False), or leave fused=True"
+            )
+        self.single_pass = fused
         self._fit: tuple[int, ...] | None = None
 
     @property
     def kind(self) -> str:
-        """See the base class: the two maskings cost different passes."""
-        return f"MAE ({self.mask})"
+        """See the base class: the two maskings cost different passes, and two passes other ones than one."""
+        return f"MAE ({self.mask})" if self.fused else f"MAE ({self.mask}, two passes)"
 
     def build(self, backbone: Backbone) -> MAE:
         """Create the decoder for ``backbone`` on its device and in its dtype; see the base class."""
@@ -141,11 +159,14 @@ class MAE(Objective):
         return self.to(device=like.device, dtype=like.dtype)
 
     def request(self, position: Position | Phase | str) -> PassRequest:
-        """All tokens for ``mask='features'``, a random share of them for ``mask='input'``."""
+        """A random share of the tokens for ``mask='input'``, all for ``mask='features'``.
+
+        With ``fused=False`` all in the MIX phase too, for the classifier.
+        """
         position = Position.of(position)
-        ratio = self._ratio(position)
-        select = partial(_random_share, share=_as_length(1 - ratio)) if self.mask == "input" else None
-        return PassRequest(position, select=select, metrics={"mask_ratio": ratio})
+        if self.mask == "input" and (self.fused or position.phase is not Phase.MIX):
+            return self._request_visible(position)
+        return PassRequest(position, metrics={"mask_ratio": self._ratio(position)})
 
     def forward(self, seen: BackbonePass) -> Tensor:
         """Mean squared error of the predicted patches (He et al., section 3), a scalar."""
@@ -170,7 +191,10 @@ class MAE(Objective):
         The masks come from torch's global generator: seed it to see the same ones again. Set the model to eval
         mode first if it has dropout.
         """
-        seen = backbone.encode(images, self.request(phase))
+        position = Position.of(phase)
+        # The decoder alone is asked, so that the classifier's pass can be left out.
+        request = self.request(position) if self.fused else self._request_visible(position)
+        seen = backbone.encode(images, request)
         prediction, keep = self._predict(seen)
         target = patchify(images, self.patch_size)
         if self.norm_pix:
@@ -187,8 +211,16 @@ class MAE(Objective):
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        names = ("mask", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix", "loss")
+        names = ["mask", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix", "loss"]
+        if not self.fused:  # left out where it is not, for checkpoints from before there was a choice
+            names.append("fused")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _request_visible(self, position: Position) -> PassRequest:
+        """A pass on a random share of the patches."""
+        ratio = self._ratio(position)
+        select = partial(_random_share, share=_as_length(1 - ratio))
+        return PassRequest(position, select=select, metrics={"mask_ratio": ratio})
 
     def _ratio(self, position: Position) -> float:
         return value_at(self.mask_ratio, position.progress if position.phase is Phase.MIX else 0.0)
@@ -197,6 +229,8 @@ class MAE(Objective):
         """Predicted patches ``(B, N, pixels)`` and the indices ``(B, n)`` of the visible ones."""
         if self._fit is None:
             raise RuntimeError("this MAE has no decoder yet: call build(backbone) first")
+        if not self.fused and seen.keep is None:
+            seen = seen.encode(seen.images, self._request_visible(seen.request.position))
         rows, columns = seen.grid
         prefix, patches = seen.output.split([self.num_prefix_tokens, seen.output.shape[1] - self.num_prefix_tokens], 1)
         keep = seen.keep

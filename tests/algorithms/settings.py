@@ -92,6 +92,11 @@ ROWS = [
             MixTraining(alpha=Ramp(1.0, 0.0), objective=MAE(mask="input", mask_ratio=Ramp(0.75, 0.0), norm_pix=True))
         ],
     ),
+    Row(
+        "MixTraining two passes",
+        lambda: [MixTraining(alpha=0.9, objective=MAE(mask="input", mask_ratio=Ramp(0.75, 0.25), fused=False))],
+        slow_to_resume=True,
+    ),
     Row("MixTraining other data", lambda: [MixTraining(ssl_dataloader=ssl_loader(), objective=MAE(mask="input"))]),
     Row(
         "the four alone",

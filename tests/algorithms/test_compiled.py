@@ -70,6 +70,15 @@ def test_it_agrees_with_eager_and_compiles_at_most_once_in_a_phase(name):
     assert new[2] == [1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.slow
+def test_a_second_pass_stays_outside_of_the_graph():
+    """The classifier's pass over all patches is a graph of its own in MIX; the decoder's pass is not compiled."""
+    made, new = compilations_by_phase(MAE("input", fused=False), eval_interval=0)
+    eager = run(MAE("input", fused=False), eval_interval=0)
+    assert logged(made, "loss/train/total") == pytest.approx(logged(eager, "loss/train/total"), rel=1e-4)
+    assert [sum(compilations) for compilations in new.values()] == [1, 1, 1]
+
+
 def test_evaluation_before_and_between_compiles_once_more():
     """What was compiled without the adapter is not used with it."""
     _, new = compilations_by_phase(MAE("input"), evaluate_before=True)

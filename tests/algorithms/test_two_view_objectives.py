@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixplug
-from mixplug import FusedBackbonePass, MixTraining, Position, SimSiam, backbone_of
+from mixplug import MAE, FusedBackbonePass, MixTraining, Position, SimSiam, backbone_of
 from mixplug.backbones import SubmoduleBackbone
 
 every = pytest.mark.parametrize("name", OBJECTIVES)
@@ -171,8 +171,10 @@ def test_a_second_trainer_goes_on_with_the_head():
 
 def test_a_sharded_model_is_refused():
     state = SimpleNamespace(fsdp_config={"sharding_strategy": "FULL_SHARD"}, algorithms=[])
-    with pytest.raises(ValueError, match=r"SimSiam runs the encoder on further views, .* \(FSDP\) are not whole"):
+    with pytest.raises(ValueError, match=r"SimSiam runs the encoder once more, .* \(FSDP\) are not whole"):
         FusedBackbonePass(OBJECTIVES["SimSiam"]()).init(state, None)
+    with pytest.raises(ValueError, match=r"MAE \(input, two passes\) runs .* objective of one pass, such as MAE\(mask"):
+        FusedBackbonePass(MAE(mask="input", fused=False)).init(state, None)
 
 
 def test_pixels_that_nobody_said_how_they_were_normalised():

@@ -126,6 +126,81 @@ def test_phases_by_name():
         mae.request("mixed")
 
 
+def two_passes(vit, **options):
+    """An MAE of two passes, and how many patches the encoder saw in each pass."""
+    mae, backbone = built(vit, mask="input", fused=False, **options)
+    seen = []
+    vit.blocks[0].register_forward_hook(lambda module, args, output: seen.append(output.shape[1] - 1))
+    return mae, backbone, seen
+
+
+def test_in_two_passes_the_classifier_reads_all_patches_and_the_decoder_the_visible_ones():
+    """Logits of the plain model, the loss of masking the input, and their gradients."""
+    vit = tiny_vit().double()
+    mae, backbone, seen = two_passes(vit)
+    reference = tiny_vit().double()
+    fused, reference_backbone = built(reference, mask="input")
+    x = images(3, dtype=torch.float64)
+
+    torch.manual_seed(0)
+    with backbone.watch(mae.request(Phase.MIX)) as left:
+        logits = vit(x)
+    loss = mae(left)
+    assert seen == [16, 4]
+    assert mae.request(Phase.MIX).metrics == {"mask_ratio": 0.75}
+    (0.9 * loss + 0.1 * logits.logsumexp(1).sum()).backward()
+
+    reference_logits = reference(x)
+    torch.manual_seed(0)
+    reference_loss = fused(reference_backbone.encode(x, fused.request(Phase.MIX)))
+    assert torch.equal(logits, reference_logits)
+    assert torch.equal(loss, reference_loss)
+    (0.9 * reference_loss).backward()
+    (0.1 * reference_logits.logsumexp(1).sum()).backward()
+    for own, expected in ((vit, reference), (mae, fused)):
+        for one, other in zip(own.parameters(), expected.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
+
+
+def test_without_a_classifier_one_pass_is_enough():
+    vit = tiny_vit()
+    mae, backbone, seen = two_passes(vit)
+    with backbone.watch(mae.request(Phase.SSL)) as left:
+        vit(images(2))
+    mae(left)
+    assert seen == [4]
+
+
+def test_a_ramp_applies_to_the_second_pass():
+    vit = tiny_vit()
+    mae, backbone, seen = two_passes(vit, mask_ratio=Ramp(0.75, 0.25))
+    for progress in (0.0, 1.0):
+        mae(backbone.encode(images(2), mae.request(Position(Phase.MIX, progress))))
+    assert seen == [16, 4, 16, 12]
+
+
+def test_a_reconstruction_leaves_out_the_classifiers_pass():
+    vit = tiny_vit().eval()
+    mae, backbone, seen = two_passes(vit)
+    pictures = []
+    for phase in (Phase.SSL, Phase.MIX):
+        torch.manual_seed(0)
+        pictures.append(mae.reconstruct(backbone, images(2), phase))
+    assert seen == [4, 4]
+    assert torch.equal(pictures[0].masked, pictures[1].masked)
+    assert patchify(pictures[0].masked, (2, 2)).eq(0).all(-1).sum(1).tolist() == [12, 12]
+    assert torch.equal(pictures[0].reconstruction, pictures[1].reconstruction)
+
+
+def test_two_passes_are_another_objective():
+    """For the comparison of methods, of a second Trainer's head and of checkpoints."""
+    one, two = MAE(mask="input"), MAE(mask="input", fused=False)
+    assert (one.kind, two.kind) == ("MAE (input)", "MAE (input, two passes)")
+    assert (one.single_pass, two.single_pass) == (True, False)
+    assert "fused=False" in repr(two)
+    assert repr(one) == repr(two).replace(", fused=False", "")
+
+
 def test_patches_of_one_value_cannot_be_normalised():
     with pytest.raises(ValueError, match="at least 2 values"):
         built(tiny_vit(img_size=4, patch_size=1), norm_pix=True)
@@ -208,6 +283,8 @@ def test_it_learns_to_reconstruct():
         ({"decoder_heads": 0}, ValueError, "decoder_heads"),
         ({"norm_pix": "yes"}, TypeError, "norm_pix"),
         ({"loss": "hidden"}, ValueError, "loss must be one of"),
+        ({"mask": "input", "fused": 0}, TypeError, "fused must be true or false"),
+        ({"fused": False}, ValueError, "fused=False needs mask='input', .* a second pass would repeat the first"),
     ],
 )
 def test_bad_options(options, error, message):
