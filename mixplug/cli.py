@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Composer says so of every last, smaller batch, which is as it should be.
     warnings.filterwarnings("ignore", message="Cannot split tensor of length")
     try:
-        options.run(options)
+        return options.run(options) or 0
     except KeyboardInterrupt:
         print("mixplug: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
@@ -43,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind = type(error).__name__
         print(f"mixplug: {kind}: {' '.join(str(error).split())} (--traceback shows where)", file=sys.stderr)
         return FAILED
-    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -112,6 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     views.add_argument("--local-size", type=int, metavar="PIXELS", help="also draw local crops of this size")
     views.set_defaults(run=_views)
 
+    bench = commands.add_parser("bench", help="measure what each phase of each method of a recipe costs")
+    _add_recipe_arguments(bench)
+    bench.add_argument("--device", help="cpu, gpu or mps (default: the recipe's, or what there is)")
+    bench.add_argument("--turns", type=int, default=12, help="how often everything has its turn (default: %(default)s)")
+    bench.add_argument("--steps", type=int, default=4, help="timed steps in a turn of each (default: %(default)s)")
+    bench.add_argument(
+        "--quick", action="store_true", help="a self-check in a minute: no memory, exit code 1 if a ratio is far off"
+    )
+    bench.set_defaults(run=_bench)
+
     plan = commands.add_parser("plan", help="show the phases of a training")
     plan.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
     plan.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
@@ -120,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = commands.add_parser("recipes", help="list the recipes that are shipped")
     recipes.set_defaults(run=_recipes)
-    for command in (compare, sweep, report, train, probe, views, plan, recipes):
+    for command in (compare, sweep, report, train, probe, views, bench, plan, recipes):
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
 
@@ -265,6 +274,36 @@ def _views(options: argparse.Namespace) -> None:
     views = Views(options.views, blur=not options.no_blur) if options.views else objective_of(recipe, method).views
     path = write_views(recipe, views, options.views or method, out, count, options.magnitude, local_size)
     print(f"The picture is {path}")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from mixplug.commands import bench_command, check_out
+
+    recipe = _load(options)
+    if options.device is not None:
+        recipe.device = options.device
+    turns, steps = check_int("--turns", options.turns, 1), check_int("--steps", options.steps, 1)
+    out = options.out or _default_out(options, "-bench")
+    check_out(out)
+    console = _console()
+    console.print(f"{recipe.description}: {len(recipe.methods)} methods, {turns} turns of {steps} steps of each phase")
+    with _progress_bar(console) as progress:
+        from mixplug.bench.measure import measure
+        from mixplug.bench.outputs import measured_with, write_outputs
+        from mixplug.bench.tables import step_table, target_table, training_table
+        from mixplug.bench.targets import GENEROUS, STRICT, targets
+
+        measured = measure(recipe, turns, steps, whole=not options.quick, report=progress)
+    measured.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, options.quick)
+    judged = targets(measured, GENEROUS if options.quick else STRICT)
+    write_outputs(measured, judged, out)
+    for table in (step_table(measured), training_table(measured), target_table(judged)):
+        if table.rows:
+            _print_table(console, table)
+            console.print()
+    console.print(measured_with(measured).strip())
+    console.print(f"Everything is in {out}")
+    return FAILED if options.quick and not all(target.met for target in judged) else 0
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -28,6 +28,14 @@ def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = ()
     return shlex.join(words)
 
 
+def bench_command(
+    recipe: str | Path, overrides: Sequence[str], device: str | None, turns: int, steps: int, quick: bool
+) -> str:
+    """The command line of a benchmark; see :func:`command_line`."""
+    words = [*([] if device is None else ["--device", device]), "--turns", str(turns), "--steps", str(steps)]
+    return shlex.join([*shlex.split(command_line("bench", recipe, overrides)), *words, *(["--quick"] if quick else [])])
+
+
 def with_out(command: str, out: Path) -> str:
     """The command with the folder that its results are in, in place of any that it names; empty if it is empty."""
     if not command:

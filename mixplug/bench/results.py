@@ -149,6 +149,10 @@ class Bench:
         """The step of the method that mixplug has no part in, if the recipe has one."""
         return next((s for s in self.stages if s.objective is None and s.rho is None), None)
 
+    def is_stacked(self, method: str) -> bool:
+        """Whether it uses further algorithms beside MixTraining."""
+        return len(self.settings["methods"][method]["algorithms"]) + len(self.settings["algorithms"]) > 1
+
     def work(self, method: str) -> float:
         """Floating-point operations of a whole training."""
         return sum(stage.work for stage in self.of(method))
