@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -49,7 +50,13 @@ class PhasedAlgorithm(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Whether this algorithm handles ``event``."""
-        return event in (Event.INIT, Event.FIT_START) or any(_handler(part, event) for part in self.parts)
+        # Who has nothing to do is not run: for an algorithm that runs, Composer sorts, traces and logs, which takes
+        # longer than most of them.
+        return event in _ALWAYS or any(part.wants(event, state) for part in self._handling(event))
+
+    def wants(self, event: Event, state: State) -> bool:
+        """Whether there is something to do at an ``event`` that this algorithm handles."""
+        return True
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Handle ``event``."""
@@ -64,10 +71,28 @@ class PhasedAlgorithm(Algorithm):
             )
         if event is Event.FIT_START and state.dataloader_len is not None and state.dataloader_len.value == 0:
             raise ValueError("the train_dataloader is empty: it has no batches; give it data or turn off drop_last")
-        for part in self.parts:
-            handler = _handler(part, event)
-            if handler is not None:
-                handler(state, logger)
+        for part in self._handling(event):
+            if part.wants(event, state):
+                getattr(part, event.value)(state, logger)
+
+    def _handling(self, event: Event) -> list[PhasedAlgorithm]:
+        """The parts that handle ``event``."""
+        parts = self.parts
+        return [parts[index] for index in _handlers(tuple(map(type, parts))).get(event.value, ())]
+
+
+    def __str__(self) -> str:
+        """The name alone: Composer makes this text anew for each algorithm at each event, to name its traces."""
+        return type(self).__name__
+
+
+_ALWAYS = frozenset({Event.INIT, Event.FIT_START})
+
+
+@functools.cache
+def _handlers(kinds: tuple[type[PhasedAlgorithm], ...]) -> dict[str, tuple[int, ...]]:
+    """By the value of an event, which of ``kinds`` handle it; Composer asks two dozen times in a step."""
+    return {e.value: tuple(i for i, kind in enumerate(kinds) if hasattr(kind, e.value)) for e in Event}
 
 
 def find(state: State, kind: type[A]) -> A | None:
@@ -88,10 +113,6 @@ def parts_of(algorithms: Iterable[Algorithm]) -> list[PhasedAlgorithm]:
 
 def _rank(algorithm: Algorithm) -> int:
     return 1 + algorithm.rank if isinstance(algorithm, PhasedAlgorithm) else 0
-
-
-def _handler(part: PhasedAlgorithm, event: Event) -> Any:
-    return getattr(part, event.value, None)
 
 
 def _refuse_duplicates(state: State) -> None:

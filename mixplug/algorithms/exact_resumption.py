@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from composer.core import State
+from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
@@ -57,6 +57,12 @@ class ExactResumption(PhasedAlgorithm):
         """See the base class."""
         processes = progress.get("processes", [])
         self._saved = processes[dist.get_global_rank()] if len(processes) == dist.get_world_size() else None
+
+    def wants(self, event: Event, state: State) -> bool:
+        """See the base class."""
+        if event is Event.BEFORE_DATALOADER:
+            return self._random is not None or "train" in state.dataset_resumption
+        return event is not Event.AFTER_DATALOADER or self._random is not None
 
     def init(self, state: State, logger: Logger) -> None:
         """Begin with a new Trainer."""

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from composer.core import State, get_precision_context
+from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ from mixplug.backbones import Backbone, PassRequest, backbone_of, detach_backbon
 from mixplug.losses import joint_loss
 from mixplug.objectives import MAE, Objective
 from mixplug.phases import Phase, Position
+
+_OF_THE_PASS = frozenset({Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD, Event.AFTER_FORWARD, Event.BATCH_END})
 
 
 class FusedBackbonePass(PhasedAlgorithm):
@@ -75,6 +77,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         self.backbone_path = backbone
         self._backbone: Backbone | None = None
         self._attached: Objective | None = None
+        self._head: list[nn.Parameter] = []
         self._position = Position(Phase.SL)
         self._request: PassRequest | None = None
         self._ssl_loss: Tensor | None = None
@@ -84,6 +87,10 @@ class FusedBackbonePass(PhasedAlgorithm):
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         return {"objective": " ".join(repr(self.objective).split())}
+
+    def wants(self, event: Event, state: State) -> bool:
+        """See the base class: without a self-supervised loss nobody watches the pass."""
+        return event not in _OF_THE_PASS or self._request is not None
 
     def init(self, state: State, logger: Logger) -> None:
         """Give the model its self-supervised head and the optimizer its parameters."""
@@ -120,6 +127,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._backbone.attach()
         # Sharding (FSDP1) has put a wrapper in the head's place since INIT, and only that knows the whole parameters.
         self._attached = head_holder(state.model).ssl_objective
+        self._head = list(self._attached.parameters())
         if state.timestamp.batch == 0:
             self._attached.begin()
         for optimizer in state.optimizers:
@@ -136,22 +144,19 @@ class FusedBackbonePass(PhasedAlgorithm):
 
     def before_train_batch(self, state: State, logger: Logger) -> None:
         """A step begins, perhaps again: in smaller microbatches, or at SAM's second point."""
+        assert self._attached is not None
         self._passes = 0
-        if self._request is not None:
-            assert self._attached is not None
-            self._attached.before_step()
+        self._attached.before_step()
 
     def before_forward(self, state: State, logger: Logger) -> None:
         """Begin to watch the pass."""
+        assert self._request is not None
+        assert self._backbone is not None
         self._ssl_loss = None
-        if self._request is not None:
-            assert self._backbone is not None
-            self._backbone.start(self._request)
+        self._backbone.start(self._request)
 
     def after_forward(self, state: State, logger: Logger) -> None:
         """Compute the self-supervised loss from what the pass left behind."""
-        if self._request is None:
-            return
         assert self._backbone is not None
         assert self._attached is not None
         seen = self._backbone.stop()
@@ -191,7 +196,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         if self._request is not None:
             self._attached.after_backward(self._position)
         if weights.ssl == 0:
-            _drop_gradients(self._attached.parameters())
+            _drop_gradients(self._head)
         if weights.sl == 0:
             # What lies outside of the encoder need not be a head (a stem before it learns from SSL too), so
             # only what got no gradient counts as unused.
@@ -199,10 +204,10 @@ class FusedBackbonePass(PhasedAlgorithm):
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Let the objective act on the step, and log what it watches."""
-        if self._request is not None:
-            assert self._attached is not None
-            self._attached.after_step(self._position)
-            monitors = self._attached.monitors()
+        assert self._attached is not None
+        self._attached.after_step(self._position)
+        monitors = self._attached.monitors()
+        if monitors:
             logger.log_metrics({f"mixtraining/{name}": float(value) for name, value in monitors.items()})
 
     def fit_end(self, state: State, logger: Logger) -> None:

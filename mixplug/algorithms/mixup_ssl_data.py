@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from composer.core import State, Time, TimeUnit
+from composer.core import Event, State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
@@ -96,6 +96,10 @@ class MixupSSLData(PhasedAlgorithm):
     def active(self) -> bool:
         """Whether the SSL data is other than the labelled data."""
         return self.ssl_dataloader is not None and not self._same_data
+
+    def wants(self, event: Event, state: State) -> bool:
+        """See the base class."""
+        return event is not Event.AFTER_DATALOADER or self.active
 
     def init(self, state: State, logger: Logger) -> None:
         """Begin with a new Trainer."""

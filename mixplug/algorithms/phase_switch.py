@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from composer.core import State, Time, TimeUnit
+from composer.core import State, Time, Timestamp, TimeUnit
 from composer.loggers import Logger
 
 from mixplug.algorithms.base import PhasedAlgorithm, find
@@ -79,6 +79,7 @@ class PhaseSwitch(PhasedAlgorithm):
         self._entered: Phase | None = None
         self._length: Time | None = None
         self._plan: tuple[Time, PhasePlan] | None = None
+        self._known: tuple[Timestamp, Time | None, Position] | None = None
         self._base_options: list[list[dict[str, Any]]] = []
 
     def settings(self) -> dict[str, Any]:
@@ -97,6 +98,7 @@ class PhaseSwitch(PhasedAlgorithm):
 
     def resume(self, progress: Mapping[str, Any]) -> None:
         """See the base class."""
+        self._known = None
         planned = progress.get("length")
         self._length = None if planned is None else Time.from_timestring(planned)
 
@@ -137,6 +139,14 @@ class PhaseSwitch(PhasedAlgorithm):
 
     def position(self, state: State) -> Position:
         """Where the run is now; at its end, the end of its last phase."""
+        # Asked for several times in a step: the clock is another object whenever it has moved.
+        if self._known is not None and self._known[0] is state.timestamp and self._known[1] == state.dataloader_len:
+            return self._known[2]
+        position = self._position(state)
+        self._known = (state.timestamp, state.dataloader_len, position)
+        return position
+
+    def _position(self, state: State) -> Position:
         plan, unit = self.plan(state), self.length(state).unit
         time = state.timestamp
         done: float = time.get(unit).value
@@ -147,7 +157,7 @@ class PhaseSwitch(PhasedAlgorithm):
 
     def init(self, state: State, logger: Logger) -> None:
         """Remember the optimizer's own options, before a checkpoint can bring those of a later phase."""
-        self._entered = None
+        self._entered = self._known = None
         self._length = None
         self.phase_schedulers = []
         self._base_options = [[dict(g, params=None) for g in o.param_groups] for o in state.optimizers]
@@ -158,6 +168,7 @@ class PhaseSwitch(PhasedAlgorithm):
 
     def after_load(self, state: State, logger: Logger) -> None:
         """Refuse a duration that does not fit as soon as it is known."""
+        self._known = None
         given, planned = state.max_duration, self._length
         if given is None:
             return
@@ -199,7 +210,7 @@ class PhaseSwitch(PhasedAlgorithm):
                 stacklevel=2,
             )
         self.plan(state)
-        self._entered = None
+        self._entered = self._known = None
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Enter a phase at its first batch, and after resuming."""

@@ -7,7 +7,7 @@ from mixplug.bench.targets import Target
 from mixplug.table import Column, Table
 
 _MIB = 2**20
-DASH = "–"
+DASH = "-"
 
 
 def step_table(bench: Bench) -> Table:
