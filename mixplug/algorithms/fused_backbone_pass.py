@@ -41,7 +41,7 @@ from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.companions import head_holder, hide_head_from_freezing, refuse_unfit, show_head_to_copies
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
-from mixplug.algorithms.optimizers import add_beside, create_missing_state
+from mixplug.algorithms.optimizers import add_beside, create_missing_state, leave_out
 from mixplug.algorithms.phase_switch import position_of
 from mixplug.backbones import Backbone, PassRequest, backbone_of, detach_backbones
 from mixplug.losses import joint_loss
@@ -72,7 +72,8 @@ class FusedBackbonePass(PhasedAlgorithm):
         if isinstance(objective, str) and objective != "auto":
             raise ValueError(f"objective must be 'auto' or an objective such as MAE(mask='input'), got {objective!r}")
         if not isinstance(objective, (str, Objective)):
-            raise TypeError(f"objective must be 'auto' or an objective such as MAE(), got {type(objective).__name__}")
+            got = f"the class {objective.__name__}" if isinstance(objective, type) else type(objective).__name__
+            raise TypeError(f"objective must be 'auto' or an objective such as MAE(), got {got}")
         self.objective = MAE(mask="features") if isinstance(objective, str) else objective
         self.backbone_path = backbone
         self._backbone: Backbone | None = None
@@ -120,6 +121,15 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._backbone.detach()
         show_head_to_copies(state, logger)
         hide_head_from_freezing(state)
+
+    def before_load(self, state: State, logger: Logger) -> None:
+        """Freeze anew: Composer's algorithms may since have put layers of their own into momentum encoders."""
+        assert self._attached is not None
+        frozen = list(self._attached.frozen_parameters())
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for optimizer in state.optimizers:
+            leave_out(optimizer, frozen)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Attach to the model, and give every parameter its optimizer state for checkpoints of any phase."""

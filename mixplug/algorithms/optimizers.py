@@ -36,6 +36,13 @@ def add_beside(optimizer: Optimizer, new: Iterable[nn.Parameter], beside: Iterab
             homes.get(kind, homes.get(not kind))["params"].append(parameter)  # type: ignore[index]
 
 
+def leave_out(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Take ``parameters`` out of the optimizer's param groups, where they are in one."""
+    out = {id(p) for p in parameters}
+    for group in optimizer.param_groups:
+        group["params"][:] = [p for p in group["params"] if id(p) not in out]
+
+
 def forget_state(optimizer: Optimizer) -> None:
     """Give every parameter the state that it would have before its first step."""
     _innermost(optimizer).state.clear()

@@ -126,6 +126,19 @@ class Backbone(ABC):
     def _run(self, images: Tensor) -> None:
         """Run the encoder alone, so that the adapter sees it."""
 
+    def _pooled(self, features: Tensor) -> Tensor:
+        """``features`` if they are pooled, ``(B, D)``.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if features.shape[1:] != (self.num_features,):
+            raise ValueError(
+                f"{type(self.model).__name__} gives features of shape {tuple(features.shape)} instead of "
+                f"{self.num_features} numbers for each image; build it with a pooling, such as global_pool='avg'"
+            )
+        return features
+
     def frozen_copy(self) -> FrozenEncoder:
         """A copy of the encoder as a module ``images -> features`` that no gradient reaches."""
         return FrozenEncoder(self)
@@ -223,7 +236,9 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         was_attached = backbone.attached
         backbone.detach()
-        memo: dict[int, Any] = {id(head): nn.Identity() for head in backbone.classifiers()}
+        # What is more than a layer may hold the pooling, too, and stays.
+        heads = (head for head in backbone.classifiers() if isinstance(head, nn.Linear))
+        memo: dict[int, Any] = {id(head): nn.Identity() for head in heads}
         copied = copy.deepcopy(backbone, memo)
         if was_attached:
             backbone.attach()

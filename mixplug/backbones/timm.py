@@ -57,7 +57,7 @@ class TimmBackbone(Backbone):
 
     def pool(self, output: Tensor) -> Tensor:
         """See the base class."""
-        return self.model.forward_head(output, pre_logits=True)  # type: ignore[operator]
+        return self._pooled(self.model.forward_head(output, pre_logits=True))  # type: ignore[operator]
 
     def features_of(self, images: Tensor) -> Tensor:
         """See the base class."""

@@ -93,7 +93,7 @@ class ViTBackbone(Backbone):
 
     def pool(self, output: Tensor) -> Tensor:
         """See the base class."""
-        return self.vit.forward_head(output, pre_logits=True)
+        return self._pooled(self.vit.forward_head(output, pre_logits=True))
 
     def features_of(self, images: Tensor) -> Tensor:
         """See the base class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -73,6 +73,10 @@ class Objective(nn.Module, ABC):
 
     def begin(self) -> None:
         """A training begins with the weights that the backbone has now: copies of them are made here."""
+
+    def frozen_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters that no gradient may reach: :meth:`after_step` alone changes them."""
+        return ()
 
     def before_step(self) -> None:
         """A step begins, perhaps again after an attempt that was given up: forget what :meth:`forward` noted."""

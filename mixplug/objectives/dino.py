@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,8 @@ class DINO(MomentumTwoView):
     Args:
         views: A recipe's name for :class:`mixplug.Views`, or one made.
         local_crops: Local crops of each image in the SSL phase.
-        local_size: Their height and width in pixels; None for half of the images' (rounded to patches).
+        local_size: Their height and width in pixels, at most the images' shorter side; None for half of that
+            (rounded to patches).
         hidden_dim: Width of the head's hidden layers.
         bottleneck_dim: Width of the head's end, which is normalised.
         prototypes: K, the length of the assignments.
@@ -196,22 +198,30 @@ class DINO(MomentumTwoView):
 
     def _local_features(self, seen: BackbonePass) -> list[Tensor]:
         """Features of the local crops, in one pass, for they have one size."""
-        size = self.local_size or _half(seen.backbone, seen.source.shape[-1])
+        shorter = min(seen.source.shape[-2:])
+        size = self.local_size or _half(seen.backbone, shorter)
+        if size > shorter:
+            raise ValueError(
+                f"local_size={size} is more than the {shorter} pixels of the images' shorter side; use fewer, or None "
+                f"for half"
+            )
         source = seen.source.detach()
         magnitude = self.views.magnitude_at(seen.request.position.ssl_progress)
         crops = torch.cat([self.views.local(source, size, magnitude) for _ in range(self.local_crops)])
         return list(seen.encode(crops).features.chunk(self.local_crops))
 
     def _check_local_size(self, backbone: Backbone) -> None:
-        if not self.local_crops or not isinstance(backbone, ViTBackbone):
+        if not self.local_crops:
             return
-        embed, size = backbone.vit.patch_embed, self.local_size
-        if embed.strict_img_size and embed.img_size not in (None, (size, size)):
+        # Of most of timm's transformers; Swin's have no dynamic_img_size.
+        embed: Any = getattr(backbone.model, "patch_embed", None)
+        size = self.local_size
+        if getattr(embed, "strict_img_size", False) and embed.img_size not in (None, (size, size)):
             raise ValueError(
                 f"local_crops={self.local_crops} are smaller than {embed.img_size}, the one size that the model takes; "
-                f"build it with dynamic_img_size=True, or use local_crops=0"
+                f"build it with dynamic_img_size=True (where it has none, strict_img_size=False), or use local_crops=0"
             )
-        if size is not None and any(size % side for side in backbone.patch_size):
+        if isinstance(backbone, ViTBackbone) and size is not None and any(size % side for side in backbone.patch_size):
             raise ValueError(
                 f"local_size={size} cannot be cut into patches of {backbone.patch_size}; choose a multiple of them"
             )

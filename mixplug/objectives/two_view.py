@@ -100,7 +100,7 @@ class TwoView(Objective):
         """View 0 in the SSL phase, the classifier's images in MIX."""
         position = Position.of(position)
         magnitude = self.views.magnitude_at(position.ssl_progress)
-        view = partial(self.views, which=0, magnitude=magnitude) if position.phase is Phase.SSL else None
+        view = partial(self._first_view, magnitude=magnitude) if position.phase is Phase.SSL else None
         metrics = {"view_magnitude": magnitude, **self.scheduled(position)}
         return PassRequest(position, view=view, metrics=metrics)
 
@@ -109,7 +109,12 @@ class TwoView(Objective):
         return {}
 
     def other_view(self, seen: BackbonePass) -> Tensor:
-        """View 1 of the images that came to the shared pass."""
+        """View 1 of the images that came to the shared pass.
+
+        Raises:
+            ValueError: the encoder was given no images, but what other layers made of them.
+        """
+        self._check_source(seen.source)
         magnitude = self.views.magnitude_at(seen.request.position.ssl_progress)
         return self.views(seen.source.detach(), which=1, magnitude=magnitude)
 
@@ -140,6 +145,18 @@ class TwoView(Objective):
             raise ValueError(
                 f"{type(self).__name__}'s head normalises over the batch (BatchNorm) and got a batch of 1 image: use "
                 f"drop_last=True, another batch size or larger microbatches"
+            )
+
+    def _first_view(self, images: Tensor, magnitude: float) -> Tensor:
+        self._check_source(images)
+        return self.views(images, 0, magnitude)
+
+    def _check_source(self, images: Tensor) -> None:
+        # Images may be leaves that want a gradient, but nothing has computed them.
+        if images.grad_fn is not None:
+            raise ValueError(
+                f"{type(self).__name__} needs views of images, and the encoder is given what other layers make of "
+                f"them, {tuple(images.shape)}: name by backbone= the submodule that takes the images themselves"
             )
 
     def extra_repr(self) -> str:
@@ -178,8 +195,23 @@ class MomentumTwoView(TwoView):
         if new:
             self.momentum_encoder = backbone.frozen_copy()
             self.momentum_projector = copy.deepcopy(self.projector).requires_grad_(False)
-            self._encoder = [backbone.model]  # in a list, for it is the model's own
+        else:
+            self._check_fit(backbone)
+        self._encoder = [backbone.model]  # in a list, for it is the model's own
         return self
+
+    def _check_fit(self, backbone: Backbone) -> None:
+        fast = {name: p.shape for name, p in backbone.model.named_parameters()}
+        for name, slow in self.momentum_encoder.model.named_parameters():
+            if fast.get(name) != slow.shape:
+                raise ValueError(
+                    f"this {type(self).__name__} was built for another encoder, whose {name} is {tuple(slow.shape)} "
+                    f"and not {tuple(fast[name]) if name in fast else 'missing'}; make a new one"
+                )
+
+    def frozen_parameters(self) -> Iterable[nn.Parameter]:
+        """Those of the momentum encoder."""
+        return (*self.momentum_encoder.parameters(), *self.momentum_projector.parameters())
 
     def begin(self) -> None:
         """Copy the weights that the encoder has now."""

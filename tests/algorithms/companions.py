@@ -8,6 +8,7 @@ from typing import Any
 
 import composer.algorithms as ca
 import numpy as np
+import torch
 from algorithms.settings import classifier, ssl_loader
 from composer.core import Algorithm
 from composer.models import ComposerClassifier
@@ -24,24 +25,42 @@ from mixplug import ExactResumption, FusedBackbonePass, JointLoss, MixTraining, 
 WORKS, NOTE, REFUSED, NOT_IMAGES = "works", "works with a note", "refused", "not for images"
 
 
+def convolutions() -> nn.Sequential:
+    """Whatever layers the algorithms for convolutional networks look for, ``(B, 1, H, W) -> (B, 16, H, W)``."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.GroupNorm(4, 16),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 1, 1),
+        nn.Conv2d(16, 16, 3, padding=1),
+        Bottleneck(16, 4),
+    )
+
+
 class Stem(nn.Module):
-    """A transformer behind a stem that has whatever layers the algorithms for convolutional networks look for."""
+    """A transformer behind a stem of convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.BatchNorm2d(16),
-            nn.GroupNorm(4, 16),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 1, 1),
-            nn.Conv2d(16, 16, 3, padding=1),
-            Bottleneck(16, 4),
-        )
+        self.stem = convolutions()
         self.vit = tiny_vit(in_chans=16, dynamic_img_size=True)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.vit(self.stem(images))
+
+
+class Convolutional(nn.Module):
+    """A convolutional network that is not timm's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.features = convolutions()
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images).mean((2, 3)))
 
 
 class Pictures(VisionDataset):
@@ -65,10 +84,17 @@ class Kind:
     model: Callable[[], ComposerClassifier]
     train: Callable[[], DataLoader]
     ssl: Callable[[], DataLoader]
+    backbone: str | None = None
 
 
 PLAIN = Kind(lambda: classifier(dynamic_img_size=True), loader, ssl_loader)
 STEM = Kind(lambda: ComposerClassifier(Stem(), num_classes=10), loader, ssl_loader)
+CONVOLUTIONAL = Kind(
+    lambda: ComposerClassifier(Convolutional(), num_classes=10),
+    loader,
+    lambda: ssl_loader(22, 6),  # even batches: GhostBatchNorm(2) may leave no image alone to a head's BatchNorm
+    "module.features",
+)
 PICTURES = Kind(
     lambda: classifier(in_chans=3),
     lambda: DataLoader(Pictures(), batch_size=8),
@@ -86,6 +112,11 @@ class Companion:
     message: str = ""
     rebuilds: bool = field(default=False)
     """Whether it puts other modules into the model, so that a fresh one cannot load its weights."""
+
+    @property
+    def kind_of_two_views(self) -> Kind:
+        """Objectives of two views need the encoder that takes the images: no transformer behind a stem."""
+        return CONVOLUTIONAL if self.kind is STEM else self.kind
 
 
 def one(make: Callable[[], Algorithm]) -> dict[str, Callable[[], Algorithm]]:

@@ -11,41 +11,45 @@ import composer.algorithms as ca
 import pytest
 import torch
 import torch.nn.functional as F
-from algorithms.companions import COMPOSERS, NOT_IMAGES, NOTE, OWN, REFUSED, TABLE, WORKS, rows
-from algorithms.settings import classifier, logged, ssl_loader, trainer
+from algorithms.companions import COMPOSERS, CONVOLUTIONAL, NOT_IMAGES, NOTE, OWN, REFUSED, TABLE, WORKS, rows
+from algorithms.settings import classifier, logged, ssl_loader, trainer, weights
 from composer.core import Algorithm, Callback, Event
 from conftest import images, labels, loader
+from objectives.two_view import OBJECTIVES
 from torch import nn
 
 import mixplug.algorithms
-from mixplug import MAE, JointLoss, MixTraining
+from mixplug import MAE, JointLoss, MixTraining, Phase
+from mixplug.algorithms.phase_switch import position_of
 
 RUNS, FAILS = rows(WORKS, NOTE), rows(REFUSED, NOT_IMAGES)
 README = Path(__file__).parents[2] / "README.md"
 
 
-def stacked(name, place, data, table=None):
+def stacked(companion, make, place, data, kind, objective):
     """The two algorithms in the order of ``place``, and what to train and evaluate on."""
-    companion, make = (table or RUNS)[name]
-    ssl = companion.kind.ssl() if data == "other" else None
-    mixing, other = MixTraining(objective=MAE(mask="input"), ssl_dataloader=ssl), make()
-    options = {"train_dataloader": companion.kind.train(), "eval_dataloader": companion.kind.train()}
-    return companion, [mixing, other] if place == "after" else [other, mixing], options
+    ssl = kind.ssl() if data == "other" else None
+    mixing, other = MixTraining(objective=objective, ssl_dataloader=ssl, backbone=kind.backbone), make()
+    options = {"train_dataloader": kind.train(), "eval_dataloader": kind.train()}
+    return [mixing, other] if place == "after" else [other, mixing], options
 
 
 class CleanLogits(Callback):
     """Compares the logits of each evaluation with those of the model without mixplug and with the same weights."""
 
-    def __init__(self, companion):
-        self.companion, self.right, self.evaluations = companion, 0, 0
+    def __init__(self, companion, kind):
+        self.companion, self.kind, self.right, self.evaluations = companion, kind, 0, 0
 
     def eval_start(self, state, logger):
         if self.companion.rebuilds:
             self.plain = copy.deepcopy(state.model.module)
-            vit = getattr(self.plain, "vit", self.plain)
-            vit.patch_drop, vit.norm._forward_hooks, vit.patch_embed._forward_pre_hooks = nn.Identity(), {}, {}
+            if self.kind is CONVOLUTIONAL:
+                self.plain.features._forward_hooks, self.plain.features._forward_pre_hooks = {}, {}
+            else:
+                vit = getattr(self.plain, "vit", self.plain)
+                vit.patch_drop, vit.norm._forward_hooks, vit.patch_embed._forward_pre_hooks = nn.Identity(), {}, {}
         else:
-            self.plain = self.companion.kind.model().module
+            self.plain = self.kind.model().module
             self.plain.load_state_dict(state.model.module.state_dict(), strict=True)
         self.plain.eval()
         self.right = 0
@@ -57,7 +61,34 @@ class CleanLogits(Callback):
         self.right += int((state.outputs.argmax(1) == targets).sum())
 
 
-@pytest.mark.parametrize(
+class Follows(Callback):
+    """Checks each step's momentum encoder against the encoder that the user trains."""
+
+    def __init__(self, kind):
+        self.path, self.steps = kind.backbone or "module", 0
+
+    def batch_start(self, state, logger):
+        objective, position = state.model.ssl_objective, position_of(state)
+        assert not any(p.requires_grad for p in objective.frozen_parameters())
+        self.slow = objective.momentum_encoder.model
+        self.before = weights(self.slow)
+        self.momentum = 1.0 if position.phase is Phase.SL else objective.momentum_at(position)
+        self.steps += position.phase is not Phase.SL
+        self.averaged = averages(state)
+
+    def batch_end(self, state, logger):
+        if self.averaged != averages(state):
+            return  # SWA has just put its averages in the place of all weights
+        fast = dict(state.model.get_submodule(self.path).named_parameters())
+        for name, slow in self.slow.named_parameters():
+            torch.testing.assert_close(slow, self.before[name].lerp(fast[name], 1 - self.momentum))
+
+
+def averages(state):
+    return [a.swa_completed for a in state.algorithms if isinstance(a, ca.SWA)]
+
+
+every_place = pytest.mark.parametrize(
     ("place", "data"),
     [
         ("before", "equal"),
@@ -66,20 +97,69 @@ class CleanLogits(Callback):
         pytest.param("after", "equal", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", RUNS)
-def test_it_runs_through_all_phases_and_evaluates_clean_logits(name, place, data):
-    companion, algorithms, options = stacked(name, place, data)
-    clean = CleanLogits(companion)
-    made = trainer(companion.kind.model(), algorithms, max_duration="3ep", callbacks=[clean], **options)
+
+
+def runs_through_all_phases(name, place, data, kind, objective, *callbacks):
+    """Train and evaluate, and give the Trainer back."""
+    companion, make = RUNS[name]
+    algorithms, options = stacked(companion, make, place, data, kind, objective)
+    clean = CleanLogits(companion, kind)
+    made = trainer(kind.model(), algorithms, max_duration="3ep", callbacks=[clean, *callbacks], **options)
     made.fit()
     assert {int(p) for p in logged(made, "mixtraining/phase")} == {0, 1, 2}
     assert all(math.isfinite(total) for total in logged(made, "loss/train/total"))
     assert clean.evaluations == 3
     assert made.state.eval_metric_values["MulticlassAccuracy"] == pytest.approx(clean.right / 20)
+    return made
+
+
+@every_place
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs_through_all_phases_and_evaluates_clean_logits(name, place, data):
+    runs_through_all_phases(name, place, data, RUNS[name][0].kind, MAE(mask="input"))
+
+
+@every_place
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs_beside_two_views_and_a_momentum_encoder_that_follows(name, place, data):
+    kind = RUNS[name][0].kind_of_two_views
+    follows = Follows(kind)
+    made = runs_through_all_phases(name, place, data, kind, OBJECTIVES["MoCoV3"](), follows)
+    epochs = [len(kind.train())] * 2 if data == "equal" else [len(kind.ssl()), len(kind.train())]
+    assert follows.steps == sum(epochs)
+    held = {id(p) for group in made.state.optimizers[0].param_groups for p in group["params"]}
+    assert not any(id(p) in held for p in made.state.model.ssl_objective.frozen_parameters())
+    if name in CLAIMS:
+        CLAIMS[name](made, place)
+
+
+def the_head_is_never_frozen(made, place):
+    head = made.state.model.ssl_objective
+    assert all(p.requires_grad for module in (head.projector, head.predictor) for p in module.parameters())
+    assert not all(p.requires_grad for p in made.state.model.module.parameters())
+
+
+def the_head_is_averaged_too(made, place):
+    averaged = next(a for a in made.state.algorithms if isinstance(a, ca.EMA)).ema_model.named_parameters_dict
+    assert {name for name, p in made.state.model.named_parameters() if p.requires_grad} <= set(averaged)
+
+
+def the_head_is_factorized_if_it_comes_first(made, place):
+    factorized = [type(m).__name__ for m in made.state.model.ssl_objective.projector.modules()]
+    assert ("FactorizedLinear" in factorized) == (place == "after")
+
+
+CLAIMS = {
+    "LayerFreezing": the_head_is_never_frozen,
+    "EMA": the_head_is_averaged_too,
+    "Factorize": the_head_is_factorized_if_it_comes_first,
+}
+"""What the table's notes say of a self-supervised head."""
 
 
 def refused_trainer(name, place):
-    companion, algorithms, options = stacked(name, place, "equal", FAILS)
+    companion, make = FAILS[name]
+    algorithms, options = stacked(companion, make, place, "equal", companion.kind, MAE(mask="input"))
     return trainer(companion.kind.model(), algorithms, **options)
 
 

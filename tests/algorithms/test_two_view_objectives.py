@@ -11,7 +11,7 @@ import torch
 import torchvision
 from algorithms.settings import classifier, convolutional_classifier, logged, trainer
 from composer.models import ComposerClassifier
-from conftest import images, labels
+from conftest import images, labels, tiny_vit
 from objectives.two_view import MOMENTUM, OBJECTIVES
 from safetensors.torch import load_file
 from torch import nn
@@ -180,3 +180,33 @@ def test_a_sharded_model_is_refused():
 def test_pixels_that_nobody_said_how_they_were_normalised():
     with pytest.raises(ValueError, match=r"views need pixels in \[0, 1\].* give Views mean= and std="):
         run(classifier(), SimSiam(hidden_dim=8, out_dim=8, bottleneck_dim=4))
+
+
+class Stemmed(nn.Sequential):
+    """A timm model behind layers of its user's own, whose output looks like images."""
+
+    def __init__(self) -> None:
+        super().__init__(OrderedDict(stem=nn.Sequential(nn.Conv2d(1, 3, 1), nn.Sigmoid()), vit=tiny_vit(in_chans=3)))
+
+
+@pytest.mark.parametrize("rho", [0.5, 1])
+def test_views_of_what_other_layers_make_are_refused(rho):
+    objective = SimSiam(hidden_dim=8, out_dim=8, bottleneck_dim=4)
+    made = trainer(ComposerClassifier(Stemmed(), num_classes=10), [MixTraining(rho, objective=objective)])
+    with pytest.raises(ValueError, match=r"SimSiam needs views of images, .* \(8, 3, 8, 8\): name by backbone="):
+        made.fit()
+
+
+def test_an_objective_that_was_built_before_follows_the_model_that_is_trained():
+    model = classifier()
+    objective = OBJECTIVES["BYOL"]().build(backbone_of(model))
+    made = trainer(model, [MixTraining(objective=objective)], max_duration="3ep")
+    head = made.state.model.ssl_objective
+    before = head.momentum_encoder.model.cls_token.clone()
+    made.fit(duration="1ep")
+    assert not torch.equal(head.momentum_encoder.model.cls_token, before)
+
+
+def test_a_class_in_the_place_of_an_objective():
+    with pytest.raises(TypeError, match="got the class SimSiam"):
+        MixTraining(objective=SimSiam)

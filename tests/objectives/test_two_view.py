@@ -7,6 +7,8 @@ import torch
 from conftest import images, labels, tiny_vit
 from objectives.two_view import ENCODERS, MOMENTUM, OBJECTIVES, tiny_cnn, trainable, views
 from sklearn.datasets import load_digits
+from timm.models import SwinTransformer
+from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,6 +33,11 @@ def loss_of(model, backbone, objective, x, position=Phase.SSL):
     with backbone.watch(objective.request(position)) as seen:
         logits = model(x)
     return objective(seen), logits
+
+
+def tiny_swin():
+    sizes = {"img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 1)}
+    return SwinTransformer(in_chans=1, num_classes=10, **sizes)
 
 
 FALLS = {"SimSiam": -0.3, "SimCLR": 0.9, "BYOL": 0.8, "MoCoV2Plus": 0.9, "MoCoV3": 0.95, "DINO": 0.6}
@@ -264,6 +271,47 @@ def test_the_loss_is_float32_under_autocast(name):
     assert all(p.grad.isfinite().all() for p in trainable(objective))
 
 
+@pytest.mark.parametrize("size", [None, 16])
+def test_local_crops_are_no_larger_than_the_shorter_side(size):
+    model, backbone, objective = built("DINO", "CNN", local_crops=2, local_size=size)
+    x = images(4, 1, 8, 32)
+    if size is None:
+        sides = []
+        model.conv1.register_forward_pre_hook(lambda module, args: sides.append(tuple(args[0].shape[-2:])))
+        loss_of(model, backbone, objective, x)
+        assert set(sides) == {(8, 32), (4, 4)}
+    else:
+        with pytest.raises(ValueError, match="local_size=16 is more than the 8 pixels"):
+            loss_of(model, backbone, objective, x)
+
+
+@with_momentum
+def test_a_momentum_encoder_follows_the_encoder_it_is_built_for_last(name):
+    _, _, objective = built(name)
+    other = tiny_vit()
+    objective.build(backbone_of(other))
+    with torch.no_grad():
+        other.cls_token.add_(1)
+    objective.begin()
+    assert torch.equal(objective.momentum_encoder.model.cls_token, other.cls_token)
+    with pytest.raises(ValueError, match=r"built for another encoder, whose .* make a new one"):
+        objective.build(backbone_of(tiny_vit(mlp_ratio=2)))
+
+
+@pytest.mark.parametrize("model", [tiny_vit(num_classes=0, global_pool=""), tiny_cnn(num_classes=0, global_pool="")])
+def test_an_encoder_that_does_not_pool_is_refused(model):
+    with pytest.raises(ValueError, match="instead of 16 numbers for each image; build it with a pooling"):
+        backbone_of(model).features_of(images(2))
+
+
+def test_a_copy_keeps_the_pooling_that_is_part_of_the_classifier():
+    sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = VisionTransformerSAM(in_chans=1, num_classes=10, neck_chans=16, **sizes).eval()
+    backbone = backbone_of(model)
+    copied = backbone.frozen_copy().eval()
+    torch.testing.assert_close(copied(images(2)), backbone.features_of(images(2)))
+
+
 @every
 def test_it_is_made_once_for_one_width(name):
     model, backbone, objective = built(name)
@@ -290,7 +338,12 @@ def test_it_is_made_once_for_one_width(name):
         (lambda: OBJECTIVES["DINO"](teacher_temperature=(0.04, 0)), ValueError, "teacher_temperature"),
         (lambda: OBJECTIVES["DINO"](local_crops=-1), ValueError, "local_crops"),
         (lambda: OBJECTIVES["DINO"](freeze_prototypes=2), ValueError, "freeze_prototypes"),
-        (lambda: built("DINO", local_crops=2), ValueError, "dynamic_img_size=True, or use local_crops=0"),
+        (lambda: built("DINO", local_crops=2), ValueError, "dynamic_img_size=True .* or use local_crops=0"),
+        (
+            lambda: OBJECTIVES["DINO"](local_crops=2).build(backbone_of(tiny_swin())),
+            ValueError,
+            "strict_img_size=False",
+        ),
         (
             lambda: OBJECTIVES["DINO"](local_crops=2, local_size=5).build(backbone_of(tiny_vit(dynamic_img_size=True))),
             ValueError,
