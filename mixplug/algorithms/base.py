@@ -80,7 +80,6 @@ class PhasedAlgorithm(Algorithm):
         parts = self.parts
         return [parts[index] for index in _handlers(tuple(map(type, parts))).get(event.value, ())]
 
-
     def __str__(self) -> str:
         """The name alone: Composer makes this text anew for each algorithm at each event, to name its traces."""
         return type(self).__name__

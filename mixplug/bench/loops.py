@@ -45,7 +45,7 @@ class StepLoop:
         device = next(experiment.model.parameters()).device
         inputs = make_inputs(recipe, recipe.first_seed, device)
         self.phase = phase
-        self.model = make_module(recipe, inputs).to(device)
+        self.model: Any = make_module(recipe, inputs).to(device)
         self.batches = inputs.train
         self.autocast = _AUTOCAST[recipe.precision]
         trained = nn.ModuleList([self.model])
@@ -78,19 +78,28 @@ class PlainLoop(StepLoop):
 
     def head(self, experiment: Experiment) -> nn.Module | None:
         """The decoder."""
-        self.decoder = None
+        self.decoder: PlainMAE | None = None
+        self.mask, self.alpha = "features", 0.5
         objective = getattr(experiment.model, "ssl_objective", None)
         if self.phase is not Phase.SL and objective is not None:
             self.mask = objective.mask if objective.fused else "two passes"
-            self.alpha = _alpha(experiment)
+            alpha = _alpha(experiment)
+            assert isinstance(alpha, (int, float))
+            self.alpha = alpha
             self.decoder = PlainMAE(self.model, objective.mask_ratio, objective.decoder_depth)
         return self.decoder
 
     def steps(self, progress: float) -> Iterator[Any]:
         """See the base class."""
-        more = () if self.decoder is None else (self.alpha, self.mask)
         yield from plain_steps(
-            self.model, self.decoder, self.batches, self.optimizer, self.phase.value, *more, autocast=self.autocast
+            self.model,
+            self.decoder,
+            self.batches,
+            self.optimizer,
+            self.phase.value,
+            self.alpha,
+            self.mask,
+            self.autocast,
         )
 
 
