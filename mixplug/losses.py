@@ -56,7 +56,8 @@ def joint_loss(ssl: Tensor | None, sl: Tensor | None, weights: LossWeights) -> T
             continue
         if loss is None:
             raise ValueError(f"the {name} loss has weight {weight:g} but there is none")
-        total = weight * loss if total is None else total + weight * loss
+        term = loss if weight == 1 else weight * loss
+        total = term if total is None else total + term
     if total is None:
         raise ValueError(f"a joint loss needs a weight above 0, got {tuple(weights)}")
     return total

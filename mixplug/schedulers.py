@@ -135,28 +135,29 @@ class _PhaseState:
         assert state.max_duration is not None
         self._state = state
         self._data = find(state, MixupSSLData)
-        start = self._start_of(span)
+        epochs, batches = self._before(span)
         now = state.timestamp
         self.timestamp = _PhaseTimestamp(
-            epoch=max(0, now.epoch.value - start.epoch.value),
-            batch=max(0, now.batch.value - start.batch.value),
+            epoch=max(0, now.epoch.value - epochs),
+            batch=max(0, now.batch.value - batches),
             batch_in_epoch=now.batch_in_epoch.value,
         )
         self.max_duration = Time(span.length, state.max_duration.unit)
         if state.max_duration.unit == TimeUnit.EPOCH:
             self.dataloader_len = Time(self._known_epoch_length(span.phase), TimeUnit.BATCH)
 
-    def _start_of(self, span: PhaseSpan) -> Timestamp:
+    def _before(self, span: PhaseSpan) -> tuple[int, int]:
+        """Epochs and batches before the phase."""
         assert self._state.max_duration is not None
         if self._state.max_duration.unit == TimeUnit.BATCH:
-            return Timestamp(batch=span.start)
+            return 0, span.start
         switch = find(self._state, PhaseSwitch)
         assert switch is not None
         batches = 0
         for earlier in switch.plan(self._state).phases:
             if earlier.stop <= span.start:
                 batches += earlier.length * self._known_epoch_length(earlier.phase)
-        return Timestamp(epoch=span.start, batch=batches)
+        return span.start, batches
 
     def _known_epoch_length(self, phase: Phase) -> int:
         length = None if self._state.dataloader_len is None else self._state.dataloader_len.value

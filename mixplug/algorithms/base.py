@@ -52,7 +52,7 @@ class PhasedAlgorithm(Algorithm):
         """Whether this algorithm handles ``event``."""
         # Who has nothing to do is not run: for an algorithm that runs, Composer sorts, traces and logs, which takes
         # longer than most of them.
-        return event in _ALWAYS or any(part.wants(event, state) for part in self._handling(event))
+        return event in _ALWAYS or any(part.wants(event, state) for part in self._by_event[event.value])
 
     def wants(self, event: Event, state: State) -> bool:
         """Whether there is something to do at an ``event`` that this algorithm handles."""
@@ -71,14 +71,14 @@ class PhasedAlgorithm(Algorithm):
             )
         if event is Event.FIT_START and state.dataloader_len is not None and state.dataloader_len.value == 0:
             raise ValueError("the train_dataloader is empty: it has no batches; give it data or turn off drop_last")
-        for part in self._handling(event):
+        for part in self._by_event[event.value]:
             if part.wants(event, state):
                 getattr(part, event.value)(state, logger)
 
-    def _handling(self, event: Event) -> list[PhasedAlgorithm]:
-        """The parts that handle ``event``."""
-        parts = self.parts
-        return [parts[index] for index in _handlers(tuple(map(type, parts))).get(event.value, ())]
+    @functools.cached_property
+    def _by_event(self) -> dict[str, list[PhasedAlgorithm]]:
+        """The parts that handle an event, by its value; Composer asks two dozen times in a step."""
+        return {event.value: [part for part in self.parts if hasattr(part, event.value)] for event in Event}
 
     def __str__(self) -> str:
         """The name alone: Composer makes this text anew for each algorithm at each event, to name its traces."""
@@ -86,12 +86,6 @@ class PhasedAlgorithm(Algorithm):
 
 
 _ALWAYS = frozenset({Event.INIT, Event.FIT_START})
-
-
-@functools.cache
-def _handlers(kinds: tuple[type[PhasedAlgorithm], ...]) -> dict[str, tuple[int, ...]]:
-    """By the value of an event, which of ``kinds`` handle it; Composer asks two dozen times in a step."""
-    return {e.value: tuple(i for i, kind in enumerate(kinds) if hasattr(kind, e.value)) for e in Event}
 
 
 def find(state: State, kind: type[A]) -> A | None:

@@ -83,6 +83,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._request: PassRequest | None = None
         self._ssl_loss: Tensor | None = None
         self._passes = 0
+        self._watched: dict[str, float] = {}
         self._warned = False
 
     def settings(self) -> dict[str, Any]:
@@ -205,6 +206,8 @@ class FusedBackbonePass(PhasedAlgorithm):
         weights = weights_of(state)
         if self._request is not None:
             self._attached.after_backward(self._position)
+            # Read where Composer reads the loss: after the optimizer's step a GPU would be waited for once more.
+            self._watched = {f"mixtraining/{name}": float(v) for name, v in self._attached.monitors().items()}
         if weights.ssl == 0:
             _drop_gradients(self._head)
         if weights.sl == 0:
@@ -216,9 +219,8 @@ class FusedBackbonePass(PhasedAlgorithm):
         """Let the objective act on the step, and log what it watches."""
         assert self._attached is not None
         self._attached.after_step(self._position)
-        monitors = self._attached.monitors()
-        if monitors:
-            logger.log_metrics({f"mixtraining/{name}": float(value) for name, value in monitors.items()})
+        if self._watched:
+            logger.log_metrics(self._watched)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Leave the model as it was."""

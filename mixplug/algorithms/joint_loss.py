@@ -25,6 +25,7 @@ from composer.loggers import Logger
 from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.phase_switch import position_of
 from mixplug.losses import LossWeights, joint_loss, phase_weights
+from mixplug.phases import Position
 from mixplug.ramps import Schedule, check_schedule
 
 
@@ -49,7 +50,8 @@ class JointLoss(PhasedAlgorithm):
             raise TypeError(f"stop_on_nan must be True or False, got {stop_on_nan!r}")
         self.stop_on_nan = stop_on_nan
         self._batch = ""
-        self._weights = LossWeights(1.0, 1.0)
+        self._weights = self._now = LossWeights(1.0, 1.0)
+        self._at: Position | None = None
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -58,7 +60,9 @@ class JointLoss(PhasedAlgorithm):
     def weights(self, state: State) -> LossWeights:
         """The weights that hold now."""
         position = position_of(state)
-        return phase_weights(position.phase, self.alpha, position.progress)
+        if self._at is not position:  # asked for several times in a step
+            self._at, self._now = position, phase_weights(position.phase, self.alpha, position.progress)
+        return self._now
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Log the weights."""

@@ -88,5 +88,5 @@ class Objective(nn.Module, ABC):
         """The optimizer has made the step that began at ``position``: update momentum encoders, queues, centres."""
 
     def monitors(self) -> Mapping[str, Tensor]:
-        """Scalars worth logging of the step just made, such as signs of collapse."""
+        """Scalars of the step's forward passes worth logging, such as signs of collapse."""
         return {}
