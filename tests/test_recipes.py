@@ -258,7 +258,10 @@ def test_every_shipped_recipe_is_valid_documented_and_trains(name, monkeypatch):
     path = shipped_recipes()[name]
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert len(header) >= 5, "a header says what it is, how to launch it and what to expect"
-    assert any(f"mixplug compare {name}" in line or f"mixplug compare recipes/{name}.yaml" in line for line in header)
+    launches = [
+        f"mixplug {command} {given}" for command in ("compare", "bench") for given in (name, f"recipes/{name}.yaml")
+    ]
+    assert any(launch in line for line in header for launch in launches)
     assert any(line.startswith("# Expect: ") for line in header)
     assert describe(path)
     # Two batches of each phase's parent: one of SSL, one of MIX, one of SL.

@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from mixplug.algorithms import FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
-from mixplug.algorithms.base import find_in
+from mixplug.algorithms import FusedBackbonePass, JointLoss
+from mixplug.algorithms.base import PhasedAlgorithm, find_in
 from mixplug.backbones import backbone_of
 from mixplug.bench.plain import PlainMAE, plain_steps
 from mixplug.experiment import Experiment, make_module, make_optimizer
 from mixplug.inputs import make_inputs
 from mixplug.losses import joint_loss, phase_weights
 from mixplug.objectives import MAE, Objective
+from mixplug.objectives.mae import random_visible
 from mixplug.phases import Phase, Position
 from mixplug.ramps import Ramp, Schedule
 
-_OURS = (MixTraining, PhaseSwitch, MixupSSLData, JointLoss, FusedBackbonePass)
 _AUTOCAST = {"fp32": None, "amp_bf16": torch.bfloat16}
 
 
@@ -46,8 +46,9 @@ class StepLoop:
         inputs = make_inputs(recipe, recipe.first_seed, device)
         self.phase = phase
         self.model: Any = make_module(recipe, inputs).to(device)
-        self.batches = inputs.train
-        self.autocast = _AUTOCAST[recipe.precision]
+        self.inputs = inputs
+        # Composer has automatic precision on GPUs alone.
+        self.autocast = _AUTOCAST[recipe.precision] if device.type == "cuda" else None
         trained = nn.ModuleList([self.model])
         head = self.head(experiment)
         if head is not None:
@@ -61,6 +62,15 @@ class StepLoop:
     def steps(self, progress: float) -> Iterator[Any]:
         """A generator that makes a step each time."""
         raise NotImplementedError
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Epoch after epoch, all batches but those smaller than an epoch's first."""
+        while True:
+            full = 0
+            for images, labels in self.inputs.train:
+                full = full or len(images)
+                if len(images) == full:
+                    yield images, labels
 
     def run(self, progress: float, steps: int) -> list[float]:
         """Seconds of each of ``steps`` steps at ``progress`` of the phase, after one that warms up."""
@@ -80,13 +90,16 @@ class PlainLoop(StepLoop):
         """The decoder."""
         self.decoder: PlainMAE | None = None
         self.mask, self.alpha = "features", 0.5
-        objective = getattr(experiment.model, "ssl_objective", None)
-        if self.phase is not Phase.SL and objective is not None:
+        objective: Any = getattr(experiment.model, "ssl_objective", None)
+        if objective is None:
+            self.phase = Phase.SL  # phases of a PhaseSwitch alone, which has one loss
+        if self.phase is not Phase.SL:
             self.mask = objective.mask if objective.fused else "two passes"
+            self.decoder = PlainMAE(self.model, objective.mask_ratio, objective.decoder_depth)
+        if self.phase is Phase.MIX:
             alpha = _alpha(experiment)
             assert isinstance(alpha, (int, float))
             self.alpha = alpha
-            self.decoder = PlainMAE(self.model, objective.mask_ratio, objective.decoder_depth)
         return self.decoder
 
     def steps(self, progress: float) -> Iterator[Any]:
@@ -94,7 +107,7 @@ class PlainLoop(StepLoop):
         yield from plain_steps(
             self.model,
             self.decoder,
-            self.batches,
+            self.batches(),
             self.optimizer,
             self.phase.value,
             self.alpha,
@@ -124,7 +137,7 @@ class FunctionLoop(StepLoop):
         position = Position(self.phase, progress, progress)
         weights = phase_weights(self.phase, self.alpha, progress)
         device = next(self.model.parameters()).device
-        for images, labels in self.batches:
+        for images, labels in self.batches():
             images, labels = images.to(device), labels.to(device)
             self.objective.before_step()
             self.optimizer.zero_grad()
@@ -146,23 +159,36 @@ def loop_for(experiment: Experiment, method: str, phase: Phase) -> tuple[str, ty
     compiled, or in half precision with a scaled loss.
     """
     recipe, objective = experiment.recipe, getattr(experiment.model, "ssl_objective", None)
-    foreign = [a for a in experiment.algorithms if not isinstance(a, _OURS)]
-    if foreign or recipe.ssl_data or len(experiment.inputs.tasks) > 1 or recipe.compile:
+    if any(not isinstance(algorithm, PhasedAlgorithm) for algorithm in experiment.algorithms):
         return None
-    if recipe.precision not in _AUTOCAST:
+    if recipe.ssl_data or len(experiment.inputs.tasks) > 1 or recipe.compile or recipe.precision not in _AUTOCAST:
         return None
-    if phase is Phase.SL:
-        return f"sl {recipe.methods[method].optimizer}", PlainLoop
-    key = f"{phase} {recipe.methods[method].optimizer} {objective!r} {_alpha(experiment) if phase is Phase.MIX else 1}"
-    return key, PlainLoop if _is_plain(experiment, objective) else FunctionLoop
+    optimizer = recipe.methods[method].optimizer or recipe.optimizer
+    if phase is Phase.SL or objective is None:
+        return f"sl, {optimizer}", PlainLoop
+    fused = find_in(experiment.algorithms, FusedBackbonePass)
+    assert fused is not None
+    weight = f", alpha={_alpha(experiment)}" if phase is Phase.MIX else ""
+    key = f"{phase}, {optimizer}, {' '.join(repr(fused.objective).split())}{weight}"
+    return key, PlainLoop if _is_plain(experiment, fused, phase) else FunctionLoop
 
 
-def _is_plain(experiment: Experiment, objective: Any) -> bool:
-    """Whether the hand-written loop can do the same: it knows MAE's usual form and no ramps."""
-    if not isinstance(objective, MAE) or isinstance(_alpha(experiment), Ramp):
+def _is_plain(experiment: Experiment, fused: FusedBackbonePass, phase: Phase) -> bool:
+    """Whether the hand-written loop can do the same: MAE in its usual form, both losses in MIX, and no ramps."""
+    objective, alpha = fused.objective, _alpha(experiment)
+    if not isinstance(objective, MAE) or isinstance(objective.mask_ratio, Ramp):
         return False
     usual = (objective.decoder_dim, objective.decoder_heads, objective.norm_pix, objective.loss)
-    return usual == (None, None, False, "masked") and not isinstance(objective.mask_ratio, Ramp)
+    if usual != (None, None, False, "masked"):
+        return False
+    if phase is Phase.MIX and (isinstance(alpha, Ramp) or not 0 < alpha < 1):
+        return False
+    embed: Any = backbone_of(experiment.model, fused.backbone_path).model.patch_embed
+    patches = embed.num_patches
+    # It holds the numbers of visible patches to no bounds, and knows one size of images.
+    visible = random_visible(1, patches, torch.device("cpu"), ratio=objective.mask_ratio).shape[1]
+    own_size = tuple(embed.img_size) == experiment.inputs.shape[1:]
+    return own_size and visible == int(patches * (1 - objective.mask_ratio))
 
 
 def _alpha(experiment: Experiment) -> Schedule:

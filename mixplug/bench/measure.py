@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixplug.algorithms.base import PhasedAlgorithm
 from mixplug.bench.loops import StepLoop, loop_for
 from mixplug.bench.results import Bench, Loop, StepCost
 from mixplug.bench.stages import MethodOnTrainer, Stage
@@ -39,7 +40,7 @@ def measure(recipe: Recipe, turns: int, steps: int, whole: bool = True, report: 
     Args:
         recipe: The recipe.
         turns: How many turns.
-        steps: Timed steps in a turn of each; fewer where an epoch has fewer.
+        steps: Timed steps in a turn of each.
         whole: Whether to measure memory and parts of steps too.
         report: Called as ``report(done, total, text)``.
     """
@@ -76,12 +77,13 @@ def _contenders(recipe: Recipe) -> list[Contender]:
         method = MethodOnTrainer(experiment)
         objective = getattr(experiment.model, "ssl_objective", None)
         kind = None if objective is None else objective.kind
+        beside = [type(a).__name__ for a in experiment.algorithms if not isinstance(a, PhasedAlgorithm)]
         for stage in method.stages:
-            cost = StepCost(name, config.label or name, kind, method.rho, stage.phase.value, stage.steps)
+            cost = StepCost(name, config.label, kind, method.rho, stage.phase.value, stage.steps, beside)
             contender = Contender(cost, stage, method)
-            beside = loop_for(experiment, name, stage.phase)
-            if beside is not None:
-                cost.loop, make = beside
+            found_loop = loop_for(experiment, name, stage.phase)
+            if found_loop is not None:
+                cost.loop, make = found_loop
                 if cost.loop not in loops:
                     loops.add(cost.loop)
                     contender.loop = make(experiment, name, stage.phase)
@@ -129,15 +131,15 @@ def _look_into(contender: Contender, steps: int) -> None:
 
 
 def _take_turn(contender: Contender, bench: Bench, place: float, steps: int, loop_first: bool) -> None:
-    cost, method, loop = contender.cost, contender.method, contender.loop
-    steps = min(steps, method.most)
+    cost, method, stage, loop = contender.cost, contender.method, contender.stage, contender.loop
 
     def on_trainer() -> None:
-        cost.blocks.append(method.run(contender.stage, place, steps))
+        cost.blocks.append(method.run(stage, place, steps))
 
     def in_loop() -> None:
         if loop is not None:
-            bench.loops[cost.loop].blocks.append(loop.run(place, steps))
+            same_place = stage.begun(place) / stage.span.length
+            bench.loops[cost.loop].blocks.append(loop.run(same_place, steps))
 
     for run in (in_loop, on_trainer) if loop_first else (on_trainer, in_loop):
         run()

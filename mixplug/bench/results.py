@@ -44,6 +44,7 @@ class StepCost:
         rho: The mix ratio, None without phases.
         phase: The phase.
         steps: How many such steps a training has.
+        beside: Names of the method's algorithms that are not mixplug's.
         images: Images of a step.
         forward: Floating-point operations of the forward pass (or passes) for one image, at each turn's place in the
             phase; a single number where they are the same throughout.
@@ -61,7 +62,8 @@ class StepCost:
     rho: float | None
     phase: str
     steps: int
-    images: float = 0.0
+    beside: list[str] = field(default_factory=list)
+    images: int = 0
     forward: list[float] = field(default_factory=list)
     backward: list[float] = field(default_factory=list)
     blocks: Blocks = field(default_factory=list)
@@ -148,10 +150,6 @@ class Bench:
     def supervised(self) -> StepCost | None:
         """The step of the method that mixplug has no part in, if the recipe has one."""
         return next((s for s in self.stages if s.objective is None and s.rho is None), None)
-
-    def is_stacked(self, method: str) -> bool:
-        """Whether it uses further algorithms beside MixTraining."""
-        return len(self.settings["methods"][method]["algorithms"]) + len(self.settings["algorithms"]) > 1
 
     def work(self, method: str) -> float:
         """Floating-point operations of a whole training."""

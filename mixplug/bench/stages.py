@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -30,13 +29,18 @@ class Stage:
     span: PhaseSpan
     steps: int
 
+    def begun(self, progress: float) -> int:
+        """Whole units of the phase that are over at ``progress`` in [0, 1)."""
+        return math.floor(progress * self.span.length)
+
 
 class MethodOnTrainer:
     """A method of a recipe, ready to be run for a few steps at any place of its training.
 
     The Trainer is the very one of ``mixplug compare``, but for evaluation, which is no part of training latency. Its
-    clock is set to the place before each block of steps, so phases, ramps and schedules are what they are there. The
-    weights are not: they go on from block to block.
+    clock is set to the place before each block of steps, so phases, ramps and schedules are what they are there, and
+    set back to it where the phase would end before the block does. The weights are not: they go on from block to block,
+    and what other algorithms do to the model for good as epochs end (LayerFreezing) is not there.
 
     Args:
         experiment: The run, which is not to be used for anything else.
@@ -48,8 +52,8 @@ class MethodOnTrainer:
         self.model = experiment.model
         self._length = experiment.max_duration
         self._batches = len(experiment.inputs.train)
-        self._stop = _Stop()
-        self.state.callbacks.append(self._stop)
+        self._steps = _Steps()
+        self.state.callbacks.append(self._steps)
         self.state.evaluators = []
         self.trainer.spin_dataloaders = False  # the order of images costs nothing
         self.stages = self._stages(experiment)
@@ -74,7 +78,8 @@ class MethodOnTrainer:
     def run(self, stage: Stage, progress: float, steps: int, watch: Callback | None = None) -> list[float]:
         """Seconds of each of ``steps`` steps, begun at ``progress`` in [0, 1) of ``stage``, after one that warms up.
 
-        A step's time is that from the end of the one before to its own end: loading its batch is part of it.
+        A step's time is that from the end of the one before to its own end: loading its batch is part of it. The last
+        batch of an epoch counts only if it is no smaller.
 
         Args:
             stage: One of ``self.stages``.
@@ -82,12 +87,11 @@ class MethodOnTrainer:
             steps: How many to time; 0 for the one that warms up alone.
             watch: A callback that is there for these steps.
         """
-        at = stage.span.start + math.floor(progress * stage.span.length)
-        epoch = at if self._length.unit is TimeUnit.EPOCH else 0
-        batch = at * self._batches if self._length.unit is TimeUnit.EPOCH else at
-        self.state.timestamp = Timestamp(epoch=epoch, batch=batch)
-        self.state.max_duration = Time(self._length.value, self._length.unit)
-        self._stop.after(steps + 1)
+        at, unit = stage.span.start + stage.begun(progress), self._length.unit
+        place = Timestamp(epoch=at, batch=at * self._batches) if unit is TimeUnit.EPOCH else Timestamp(batch=at)
+        self.state.timestamp = place
+        self.state.max_duration = Time(self._length.value, unit)
+        self._steps.begin(steps, place, Time(stage.span.stop, unit))
         if watch is not None:
             self.state.callbacks.append(watch)
         try:
@@ -95,39 +99,55 @@ class MethodOnTrainer:
         finally:
             if watch is not None:
                 self.state.callbacks.remove(watch)
-        ends = self._stop.ends
-        return [end - begin for begin, end in itertools.pairwise(ends)]
+        return self._steps.seconds
 
     @property
-    def most(self) -> int:
-        """How many steps can be timed at once without the last batch of an epoch, which may be smaller; at least 1."""
-        return max(1, self._batches - 2)
-
-    @property
-    def images(self) -> float:
+    def images(self) -> int:
         """Images of a step, of those run last."""
-        return self._stop.images
+        return self._steps.images
 
     def close(self) -> None:
         """Let go of the Trainer."""
         self.trainer.close()
 
 
-class _Stop(Callback):
-    """Notes when steps end, and ends the fit after as many as were asked for."""
+class _Steps(Callback):
+    """Times steps, keeps the clock in the phase, and ends the fit after as many as were asked for."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.images = 0.0
-        self._left = 0
+        self.seconds: list[float] = []
+        self.images = 0
+        self._wanted = 0
+        self._end: float | None = None
+        self._place = Timestamp()
+        self._until = Time(0, TimeUnit.EPOCH)
 
-    def after(self, steps: int) -> None:
-        self.ends, self._left = [], steps
+    def begin(self, steps: int, place: Timestamp, until: Time) -> None:
+        self.seconds, self._wanted, self._end = [], steps, None
+        self._place, self._until = place, until
 
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         if event is Event.BATCH_END:
-            self.ends.append(time.perf_counter())
-            self.images = state.timestamp.sample.value / len(self.ends)  # the clock was set back to no images
-            self._left -= 1
-            if not self._left:
+            assert state.previous_timestamp is not None
+            self._note(state.timestamp.sample.value - state.previous_timestamp.sample.value)
+            self._stay(state)
+            if self._is_done:
                 state.stop_training()
+        elif event is Event.EPOCH_END and not self._is_done:
+            self._stay(state)
+
+    def _note(self, images: int) -> None:
+        now = time.perf_counter()
+        if self._end is None:
+            self.images = images  # an epoch begins with a full batch
+        elif images == self.images:
+            self.seconds.append(now - self._end)
+        self._end = now
+
+    def _stay(self, state: State) -> None:
+        if state.timestamp >= self._until:
+            state.timestamp = self._place
+
+    @property
+    def _is_done(self) -> bool:
+        return self._end is not None and len(self.seconds) == self._wanted

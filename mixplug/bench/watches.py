@@ -15,8 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 PARTS = ("data", "forward", "SSL head", "backward", "optimizer", "trainer")
-"""What a step's time is divided into: the SSL head is the objective with further passes of the encoder; what is left
-over is the Trainer's, with all that its algorithms, callbacks and loggers do."""
+"""What a step's time is divided into: data is a batch's loading with what algorithms then make of it, such as other
+sizes; the SSL head is the objective with further passes of the encoder; what is left over is the Trainer's, with all
+else that its algorithms, callbacks and loggers do."""
 
 
 class FlopWatch(Callback):
