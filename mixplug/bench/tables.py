@@ -31,7 +31,7 @@ def step_table(bench: Bench) -> Table:
             Column(
                 "Over loop",
                 [_over_loop(bench, stage) for stage in stages],
-                note="Over loop: the step's time over that of a loop in plain PyTorch with the same arithmetic; * where "
+                note="Over loop: the step's time over that of a loop in plain PyTorch of the same arithmetic; * where "
                 "that loop uses mixplug's functions.",
             ),
             Column(
