@@ -119,6 +119,21 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--quick", action="store_true", help="a self-check in a minute: no memory, exit code 1 if a ratio is far off"
     )
+    bench.add_argument(
+        "--scaling",
+        action="store_true",
+        help="how one method's step grows with tokens, depth, batch size and mask ratio instead: table, plots",
+    )
+    bench.add_argument(
+        "--method", help="with --scaling: key of the method (default: the last with MAE(mask='input'), or the last)"
+    )
+    bench.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --scaling: measure N processes against one too, a thread each, on the CPU (default: no)",
+    )
     bench.set_defaults(run=_bench)
 
     plan = commands.add_parser("plan", help="show the phases of a training")
@@ -283,9 +298,13 @@ def _bench(options: argparse.Namespace) -> int:
     if options.device is not None:
         recipe.device = options.device
     turns, steps = check_int("--turns", options.turns, 1), check_int("--steps", options.steps, 1)
+    _check_scaling_options(options)
     out = options.out or _default_out(options, "-bench")
     check_out(out)
     console = _console()
+    if options.scaling:
+        _bench_scaling(options, recipe, turns, steps, out, console)
+        return 0
     console.print(f"{recipe.description}: {len(recipe.methods)} methods, {turns} turns of {steps} steps of each phase")
     with _progress_bar(console) as progress:
         from mixplug.bench.measure import measure
@@ -294,7 +313,8 @@ def _bench(options: argparse.Namespace) -> int:
         from mixplug.bench.targets import GENEROUS, STRICT, targets
 
         measured = measure(recipe, turns, steps, whole=not options.quick, report=progress)
-    measured.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, options.quick)
+    more = ["--quick"] if options.quick else []
+    measured.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, *more)
     judged = targets(measured, GENEROUS if options.quick else STRICT)
     write_outputs(measured, judged, out)
     for table in (step_table(measured), training_table(measured), target_table(judged)):
@@ -304,6 +324,52 @@ def _bench(options: argparse.Namespace) -> int:
     console.print(measured_with(measured).strip())
     console.print(f"Everything is in {out}")
     return FAILED if options.quick and not all(target.met for target in judged) else 0
+
+
+def _check_scaling_options(options: argparse.Namespace) -> None:
+    if options.scaling and options.quick:
+        raise ValueError(
+            "--scaling and --quick do not go together: --quick is a self-check of all methods without memory; leave "
+            "one of them out, and for a shorter --scaling set --turns and --steps"
+        )
+    if not options.scaling:
+        for name, given in (("--method", options.method is not None), ("--processes", options.processes != 0)):
+            if given:
+                raise ValueError(f"{name} goes with --scaling; without it, all methods are measured in one process")
+    elif options.processes:
+        check_int("--processes", options.processes, 2)
+
+
+def _bench_scaling(
+    options: argparse.Namespace, recipe: Any, turns: int, steps: int, out: Path, console: Console
+) -> None:
+    from mixplug.commands import bench_command
+
+    with _progress_bar(console) as progress:
+        from mixplug.bench.efficiency import measure_processes
+        from mixplug.bench.growth_tables import growth_table, left_out_lines, processes_table
+        from mixplug.bench.outputs import growth_measured_with, write_growth
+        from mixplug.bench.scaling import measure_scaling
+
+        growth = measure_scaling(recipe, turns, steps, options.method, progress)
+        more = ["--scaling", "--method", growth.method]
+        if options.processes:
+            growth.processes = measure_processes(
+                recipe, growth.method, options.processes, turns, steps, report=progress
+            )
+            more += ["--processes", str(options.processes)]
+    growth.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, *more)
+    write_growth(growth, out)
+    console.print(f"{growth.recipe}: {growth.label}, {growth.phase.upper()}")
+    _print_table(console, growth_table(growth))
+    for line in left_out_lines(growth):
+        console.print(line)
+    console.print()
+    if growth.processes is not None:
+        _print_table(console, processes_table(growth.processes))
+        console.print()
+    console.print(growth_measured_with(growth).strip())
+    console.print(f"Everything is in {out}")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -29,11 +29,11 @@ def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = ()
 
 
 def bench_command(
-    recipe: str | Path, overrides: Sequence[str], device: str | None, turns: int, steps: int, quick: bool
+    recipe: str | Path, overrides: Sequence[str], device: str | None, turns: int, steps: int, *more: str
 ) -> str:
-    """The command line of a benchmark; see :func:`command_line`."""
-    words = [*([] if device is None else ["--device", device]), "--turns", str(turns), "--steps", str(steps)]
-    return shlex.join([*shlex.split(command_line("bench", recipe, overrides)), *words, *(["--quick"] if quick else [])])
+    """The command line of a benchmark, ``more`` being its further options; see :func:`command_line`."""
+    words = [*([] if device is None else ["--device", device]), "--turns", str(turns), "--steps", str(steps), *more]
+    return shlex.join([*shlex.split(command_line("bench", recipe, overrides)), *words])
 
 
 def with_out(command: str, out: Path) -> str:

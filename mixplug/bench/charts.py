@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from mixplug.bench.growth import Growth
 from mixplug.bench.results import Bench
 from mixplug.pictures import colours
 
@@ -26,3 +27,43 @@ def parts_chart(bench: Bench) -> Figure:
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=len(names), fontsize=8, frameon=False)
     return figure
+
+
+def growth_chart(growth: Growth) -> Figure:
+    """Step time and memory against each quantity, with the straight lines that they should follow.
+
+    Time should be ``a + b * FLOPs``: against a quantity that is straight where the FLOPs are.
+    """
+    quantities = growth.quantities
+    figure = Figure(figsize=(2.9 * len(quantities) + 0.6, 5.4), dpi=150, layout="constrained")
+    grid = figure.subplots(2, len(quantities), squeeze=False, sharex="col")
+    for column, (name, points) in enumerate(quantities.items()):
+        time, memory = grid[0][column], grid[1][column]
+        x = [point.value for point in points]
+        seconds = [point.seconds for point in points]
+        middle = [1e3 * s.median for s in seconds]
+        spread = [[1e3 * (s.median - s.low) for s in seconds], [1e3 * (s.high - s.median) for s in seconds]]
+        time.errorbar(x, middle, yerr=spread, fmt="o", capsize=3, color=_MEASURED, label="measured, quartiles")
+        line = growth.time_line(name)
+        if line is not None:
+            ideal = [1e3 * line.at(point.work) for point in points]
+            time.plot(x, ideal, color=_LINE, zorder=1, label="a + b x FLOPs")
+        memory.plot(x, [point.peak / 2**20 for point in points], "o", color=_MEASURED, label="measured")
+        line = growth.memory_line(name)
+        if line is not None:
+            ends = [min(x), max(x)]
+            memory.plot(ends, [line.at(end) / 2**20 for end in ends], color=_LINE, zorder=1, label="straight line")
+        memory.set_xlabel(name)
+        for axes in (time, memory):
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            axes.tick_params(labelsize=8)
+        if column == 0:
+            time.set_ylabel("step time (ms)")
+            memory.set_ylabel("peak memory of a step (MiB)")
+            for axes in (time, memory):
+                axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+_MEASURED, _LINE = "#1f4e79", "#d1701f"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from mixplug.bench.charts import parts_chart
+from mixplug.bench.charts import growth_chart, parts_chart
+from mixplug.bench.growth import Growth
+from mixplug.bench.growth_tables import growth_table, left_out_lines, processes_table
 from mixplug.bench.results import Bench
 from mixplug.bench.tables import parts_table, step_table, target_table, training_table
 from mixplug.bench.targets import Target
@@ -28,17 +31,46 @@ def write_outputs(bench: Bench, judged: list[Target], out: Path) -> None:
     (out / "bench.md").write_text("\n".join([f"# {bench.recipe}\n", *sections, measured_with(bench)]), encoding="utf-8")
 
 
+def write_growth(growth: Growth, out: Path) -> None:
+    """Leave ``scaling.json``, ``scaling.md`` and ``scaling.png`` in ``out``.
+
+    Args:
+        growth: What was measured.
+        out: A folder, made if missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    growth.write(out / "scaling.json")
+    growth_chart(growth).savefig(out / "scaling.png")
+    sections = [f"# {growth.recipe}: how the cost of {growth.label}'s {growth.phase.upper()} step grows\n"]
+    sections += [growth_table(growth).markdown(), "![Step time and memory](scaling.png)\n"]
+    if growth.left_out:
+        sections.append("\n".join(f"- {line}" for line in left_out_lines(growth)) + "\n")
+    if growth.processes is not None:
+        sections.append(f"## {growth.processes.count} processes against one\n")
+        sections.append(processes_table(growth.processes).markdown())
+    (out / "scaling.md").write_text("\n".join([*sections, growth_measured_with(growth)]), encoding="utf-8")
+
+
 def measured_with(bench: Bench) -> str:
     """A line on how, with what and where."""
-    machine, versions = bench.environment["machine"], bench.environment["versions"]
-    turns, steps = bench.turns, len(bench.stages[0].blocks[0])
+    return _line(bench.command, bench.turns, len(bench.stages[0].blocks[0]), bench.environment)
+
+
+def growth_measured_with(growth: Growth) -> str:
+    """See :func:`measured_with`."""
+    blocks = [point.blocks for point in growth.points]
+    return _line(growth.command, len(blocks[0]), max(len(block[0]) for block in blocks), growth.environment)
+
+
+def _line(command: str, turns: int, steps: int, environment: dict[str, Any]) -> str:
+    machine, versions = environment["machine"], environment["versions"]
     parts = [
-        f"`{bench.command}`" if bench.command else "",
+        f"`{command}`" if command else "",
         f"{turns} turns of {steps} steps",
         machine["gpu"] or machine["processor"],
         f"{machine['threads']} threads",
         f"torch {versions['torch']}",
         f"Composer {versions['mosaicml']}",
-        bench.environment["date"],
+        environment["date"],
     ]
     return ", ".join(filter(None, parts)) + "\n"

@@ -1,0 +1,157 @@
+"""Measures how the cost of a method's step grows with tokens, depth, batch size and mask ratio."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from dataclasses import dataclass
+
+from mixplug.bench.growth import Growth, Point
+from mixplug.bench.measure import Report
+from mixplug.bench.stages import MethodOnTrainer, Stage
+from mixplug.bench.variants import Quantity, default_method, vary
+from mixplug.bench.watches import FlopWatch, peak_memory
+from mixplug.checks import check_choice
+from mixplug.environment import describe_environment
+from mixplug.experiment import Experiment
+from mixplug.phases import Phase
+from mixplug.recipes import Recipe, to_plain
+
+FEWEST = 3
+"""Batches of an epoch: one warms up, one is timed, and the last may be smaller."""
+MIDDLE = 0.5
+"""Where in the phase everything is measured, so that ramps and changing image sizes stand at one place for all."""
+
+
+def measure_scaling(
+    recipe: Recipe, turns: int, steps: int, method: str | None = None, report: Report | None = None
+) -> Growth:
+    """Measure time, operations and memory of a method's MIX step (of its only phase, if it has but one).
+
+    One quantity is varied at a time. All recipes that differ in it are built and take turns, so a machine that is
+    sometimes slower is so for all of them.
+
+    Args:
+        recipe: The recipe.
+        turns: How many turns.
+        steps: Timed steps in a turn of each; fewer where an epoch has fewer.
+        method: Key of the method; None for that of :func:`mixplug.bench.variants.default_method`.
+        report: Called as ``report(done, total, text)``.
+
+    Raises:
+        ValueError: there is no such method, it has several phases and none is MIX, or an epoch has less than three
+            batches.
+    """
+    report = report or (lambda done, total, text: None)
+    method = default_method(recipe) if method is None else check_choice("--method", method, recipe.methods)
+    phase = check_method(recipe, method)
+    quantities, left_out = vary(recipe, method)
+    points: list[Point] = []
+    for index, quantity in enumerate(quantities):
+        begun = index * turns
+        report(begun, len(quantities) * turns, f"{quantity.name}: building")
+        contenders = _contenders(quantity, method, left_out)
+        for turn in range(turns):
+            report(begun + turn, len(quantities) * turns, f"{quantity.name}: turn {turn + 1} of {turns}")
+            for contender in contenders if turn % 2 else reversed(contenders):
+                contender.take_turn(steps)
+        points += [contender.point for contender in contenders]
+        for contender in contenders:
+            contender.method.close()
+        contenders.clear()
+        gc.collect()  # Trainers hold themselves in circles; the next quantity's need their memory
+    return Growth(
+        recipe.description,
+        to_plain(recipe),
+        method,
+        recipe.methods[method].label,
+        phase.value,
+        points,
+        left_out,
+        describe_environment(),
+    )
+
+
+def check_method(recipe: Recipe, method: str) -> Phase:
+    """The phase to measure, of a method that can be.
+
+    Raises:
+        ValueError: as :func:`measure_scaling`.
+    """
+    experiment = Experiment(recipe, method, recipe.first_seed)
+    batches = len(experiment.inputs.train)
+    on_trainer = MethodOnTrainer(experiment)
+    try:
+        if batches < FEWEST:
+            raise ValueError(
+                f"an epoch has {batches} batch(es) of {recipe.data.batch_size} and must have at least {FEWEST}, of "
+                f"which the last may be smaller; lower data.batch_size or raise data.fraction"
+            )
+        return main_stage(on_trainer, method).phase
+    finally:
+        on_trainer.close()
+
+
+def main_stage(method: MethodOnTrainer, name: str) -> Stage:
+    """The MIX phase, or the only one.
+
+    Raises:
+        ValueError: there are several, and none is MIX.
+    """
+    mix = [stage for stage in method.stages if stage.phase is Phase.MIX]
+    if not mix and len(method.stages) > 1:
+        phases = " and ".join(str(stage.phase).upper() for stage in method.stages)
+        raise ValueError(
+            f"--method {name} has the phases {phases} and no MIX, whose step is measured; name a method with rho above "
+            f"0, or one of a single phase"
+        )
+    return (mix or method.stages)[0]
+
+
+@dataclass
+class _Contender:
+    point: Point
+    method: MethodOnTrainer
+    stage: Stage
+
+    def take_turn(self, steps: int) -> None:
+        self.point.blocks.append(self.method.run(self.stage, MIDDLE, min(steps, self.method.most)))
+
+
+def _contenders(quantity: Quantity, method: str, left_out: list[str]) -> list[_Contender]:
+    """All that can be built, their operations and memory measured; what cannot goes to ``left_out``."""
+    found = []
+    for value, recipe in quantity.recipes.items():
+        try:
+            experiment = Experiment(recipe, method, recipe.first_seed)
+        except (ValueError, TypeError) as error:
+            left_out.append(f"{quantity.name} {value:g}: left out, since it cannot be built: {error}")
+            continue
+        on_trainer = MethodOnTrainer(experiment)
+        batches = len(experiment.inputs.train)
+        if batches < FEWEST:
+            left_out.append(
+                f"{quantity.name} {value:g}: left out, since an epoch has {batches} batch(es), fewer than {FEWEST}"
+            )
+            on_trainer.close()
+            continue
+        contender = _Contender(Point(quantity.name, value), on_trainer, main_stage(on_trainer, method))
+        _count(contender, recipe, method)
+        device = next(on_trainer.model.parameters()).device
+        contender.point.peak = peak_memory(lambda c=contender: c.method.run(c.stage, MIDDLE, 0), device)  # type: ignore[misc]
+        found.append(contender)
+    return found
+
+
+def _count(contender: _Contender, recipe: Recipe, name: str) -> None:
+    method, stage, watch = contender.method, contender.stage, FlopWatch()
+    if recipe.compile:  # a compiled step shows the counter nothing
+        method = MethodOnTrainer(Experiment(dataclasses.replace(recipe, compile=""), name, recipe.first_seed))
+        stage = main_stage(method, name)
+    with watch.counting():
+        method.run(stage, MIDDLE, 0, watch)
+    contender.point.images = method.images
+    contender.point.flops = (watch.forward + watch.backward) / method.images
+    if method is not contender.method:
+        method.close()
+        contender.method.run(contender.stage, MIDDLE, 0)  # memory is measured once it is compiled
