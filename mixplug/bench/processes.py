@@ -42,9 +42,8 @@ def main(recipe: str, method: str, turns: str, steps: str, out: str) -> None:
         )
     on_trainer = MethodOnTrainer(experiment)
     stage = main_stage(on_trainer, method)
-    count = min(int(steps), on_trainer.most)
     on_trainer.run(stage, MIDDLE, 0)
-    blocks = [on_trainer.run(stage, MIDDLE, count) for _ in range(int(turns))]
+    blocks = [on_trainer.run(stage, MIDDLE, int(steps)) for _ in range(int(turns))]
     if dist.get_global_rank() == 0:
         seconds = [second for block in blocks for second in block]
         Path(out).write_text(json.dumps({"images": on_trainer.images, "seconds": seconds}), encoding="utf-8")

@@ -115,7 +115,7 @@ class _Contender:
     stage: Stage
 
     def take_turn(self, steps: int) -> None:
-        self.point.blocks.append(self.method.run(self.stage, MIDDLE, min(steps, self.method.most)))
+        self.point.blocks.append(self.method.run(self.stage, MIDDLE, steps))
 
 
 def _contenders(quantity: Quantity, method: str, left_out: list[str]) -> list[_Contender]:
