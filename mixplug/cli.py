@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure what each phase of each method of a recipe costs")
     _add_recipe_arguments(bench)
     bench.add_argument("--device", help="cpu, gpu or mps (default: the recipe's, or what there is)")
-    bench.add_argument("--turns", type=int, default=12, help="how often everything has its turn (default: %(default)s)")
+    bench.add_argument("--turns", type=int, help="how often everything has its turn (default: 12, with --quick 6)")
     bench.add_argument("--steps", type=int, default=4, help="timed steps in a turn of each (default: %(default)s)")
     bench.add_argument(
         "--quick", action="store_true", help="a self-check in a minute: no memory, exit code 1 if a ratio is far off"
@@ -297,7 +297,9 @@ def _bench(options: argparse.Namespace) -> int:
     recipe = _load(options)
     if options.device is not None:
         recipe.device = options.device
-    turns, steps = check_int("--turns", options.turns, 1), check_int("--steps", options.steps, 1)
+    usual = 6 if options.quick else 12
+    turns = usual if options.turns is None else check_int("--turns", options.turns, 1)
+    steps = check_int("--steps", options.steps, 1)
     _check_scaling_options(options)
     out = options.out or _default_out(options, "-bench")
     check_out(out)
