@@ -216,12 +216,12 @@ def _report(options: argparse.Namespace) -> None:
     print(f"The report is {page}")
 
 
-def _print_table(console: Console, table: Any) -> None:
+def _print_table(console: Console, table: Any, file: str = "table.md") -> None:
     from rich.table import Table
 
     # Five columns in the 80 characters of a plain terminal: no lines, two spaces between.
     shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
-    fitted = table.fitted()
+    fitted = table.fitted(file=file)
     for column in fitted.columns:
         shown.add_column(column.title, justify="left" if column.words else "right", no_wrap=True)
     for row in fitted.rows:
@@ -321,7 +321,7 @@ def _bench(options: argparse.Namespace) -> int:
     write_outputs(measured, judged, out)
     for table in (step_table(measured), training_table(measured), target_table(judged)):
         if table.rows:
-            _print_table(console, table)
+            _print_table(console, table, "bench.md")
             console.print()
     console.print(measured_with(measured).strip())
     console.print(f"Everything is in {out}")
@@ -356,14 +356,16 @@ def _bench_scaling(
         growth = measure_scaling(recipe, turns, steps, options.method, progress)
         more = ["--scaling", "--method", growth.method]
         if options.processes:
+            more += ["--processes", str(options.processes)]
+        growth.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, *more)
+        write_growth(growth, out)
+        if options.processes:  # what was measured before is kept if a process fails
             growth.processes = measure_processes(
                 recipe, growth.method, options.processes, turns, steps, report=progress
             )
-            more += ["--processes", str(options.processes)]
-    growth.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, *more)
-    write_growth(growth, out)
+            write_growth(growth, out)
     console.print(f"{growth.recipe}: {growth.label}, {growth.phase.upper()}")
-    _print_table(console, growth_table(growth))
+    _print_table(console, growth_table(growth), "scaling.md")
     for line in left_out_lines(growth):
         console.print(line)
     console.print()

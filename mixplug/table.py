@@ -65,15 +65,15 @@ class Table:
         """Characters of a line, two between columns."""
         return sum(2 + max(map(len, (column.title, *column.cells))) for column in self.columns) - 2
 
-    def fitted(self, width: int = WIDTH) -> Table:
-        """Without as many spare columns, from the right, as make it too wide; a note says which are missing."""
+    def fitted(self, width: int = WIDTH, file: str = "table.md") -> Table:
+        """Without as many spare columns, from the right, as make it too wide; a note says in which file they are."""
         table = self
         missing: list[str] = []
         while table.width > width and any(column.spare for column in table.columns):
             last = max(index for index, column in enumerate(table.columns) if column.spare)
             missing.insert(0, table.columns[last].title)
             table = Table([*table.columns[:last], *table.columns[last + 1 :]], self.remarks)
-        return Table(table.columns, [*self.remarks, f"In table.md too: {', '.join(missing)}."]) if missing else self
+        return Table(table.columns, [*self.remarks, f"In {file} too: {', '.join(missing)}."]) if missing else self
 
     def markdown(self, *more: str) -> str:
         """The table in Markdown, below it its notes and ``more`` of them."""
