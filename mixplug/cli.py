@@ -354,12 +354,14 @@ def _bench_scaling(
         growth = measure_scaling(recipe, turns, steps, options.method, progress)
         more = ["--scaling", "--method", growth.method]
         if options.processes:
+            more += ["--processes", str(options.processes)]
+        growth.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, *more)
+        write_growth(growth, out)
+        if options.processes:  # what was measured before is kept if a process fails
             growth.processes = measure_processes(
                 recipe, growth.method, options.processes, turns, steps, report=progress
             )
-            more += ["--processes", str(options.processes)]
-    growth.command = bench_command(options.recipe, options.overrides, options.device, turns, steps, *more)
-    write_growth(growth, out)
+            write_growth(growth, out)
     console.print(f"{growth.recipe}: {growth.label}, {growth.phase.upper()}")
     _print_table(console, growth_table(growth))
     for line in left_out_lines(growth):

@@ -97,7 +97,7 @@ def _launch(count: int, arguments: list[str]) -> None:
             launched.wait()
     if launched.returncode:
         raise RuntimeError(
-            f"{count} process(es) ended with exit code {launched.returncode}; their last words: {output[-2000:]}"
+            f"{count} process(es) ended with exit code {launched.returncode}; their last words: {output[-4000:]}"
         )
 
 
