@@ -34,7 +34,14 @@ def test_the_supervised_step(seconds, changes, met):
 
 @pytest.mark.parametrize(
     ("supervised", "mix", "met"),
-    [(1.0, 1.02, True), (1.0, 1.04, False), (1.1, 1.12, True), (1.1, 1.14, False), (0.9, 1.0, True), (0.9, 1.04, False)],
+    [
+        (1.0, 1.02, True),
+        (1.0, 1.04, False),
+        (1.1, 1.12, True),
+        (1.1, 1.14, False),
+        (0.9, 1.0, True),
+        (0.9, 1.04, False),
+    ],
 )
 def test_the_step_over_the_loops(supervised, mix, met):
     """Composer's own share, that of its supervised step, is no fault of mixplug's."""
