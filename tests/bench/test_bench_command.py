@@ -24,7 +24,7 @@ def test_a_whole_benchmark(tmp_path, capsys):
     page = (tmp_path / "bench.md").read_text()
     titles = [line for line in page.splitlines() if line.startswith("#")]
     assert titles == ["# tiny", "## Steps", "## Parts of a step", "## Trainings", "## Targets"]
-    assert "bench tests/tiny.yaml" in page or "tiny.yaml data.batch_size=9 --device cpu --turns 2 --steps 1`" in page
+    assert "tiny.yaml data.batch_size=9 --device cpu --turns 2 --steps 1`, 2 turns of 1 steps, " in page
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert kept["settings"]["device"] == "cpu"
     assert [(s["method"], s["phase"], s["steps"]) for s in kept["stages"]] == [

@@ -15,7 +15,8 @@ from mixplug.bench.watches import FlopWatch
 from mixplug.experiment import Experiment
 from mixplug.phases import Phase
 
-SIMSIAM = "{objective: {SimSiam: {hidden_dim: 8, projection_dim: 8, prediction_dim: 4}}}"
+VIEWS = "views: {Views: {recipe: simsiam, blur: false}}"
+SIMSIAM = f"{{objective: {{SimSiam: {{hidden_dim: 8, out_dim: 8, bottleneck_dim: 4, {VIEWS}}}}}}}"
 RAMP = "{Ramp: {start: 0.75, stop: 0.25}}"
 
 
@@ -33,7 +34,7 @@ def loops_of(*overrides, method="mix"):
         ("{alpha: 1}", (PlainLoop, FunctionLoop)),
         ("{alpha: 0}", (PlainLoop, FunctionLoop)),
         (f"{{objective: {{MAE: {{mask_ratio: {RAMP}}}}}}}", (FunctionLoop, FunctionLoop)),
-        ("{objective: {MAE: {mask_ratio: 0.01}}}", (FunctionLoop, FunctionLoop)),
+        ("{objective: {MAE: {mask_ratio: 0.9}}}", (FunctionLoop, FunctionLoop)),
         ("{objective: {MAE: {norm_pix: true}}}", (FunctionLoop, FunctionLoop)),
         ("{objective: {MAE: {decoder_dim: 8}}}", (FunctionLoop, FunctionLoop)),
         (SIMSIAM, (FunctionLoop, FunctionLoop)),
@@ -87,7 +88,7 @@ def test_methods_of_the_same_arithmetic_share_a_loop():
     }
     for name, (other, differ) in others.items():
         assert {phase for phase in mix if other[phase] != mix[phase]} == differ, name
-    views = [keys(mixtraining(f"{{objective: {{SimSiam: {{views: {views}}}}}}}")) for views in ("simclr", "moco")]
+    views = [keys(mixtraining(f"{{objective: {{SimSiam: {{views: {views}}}}}}}")) for views in ("simclr", "byol")]
     assert views[0]["mix"] != views[1]["mix"]
 
 
@@ -115,7 +116,9 @@ def test_a_step_of_the_loop_is_a_step_on_the_trainer(options, progress):
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             next(steps)
         classifier = 2 * 32 * 16 * 10 if phase is Phase.SSL and kind is PlainLoop else 0
-        assert counter.get_total_flops() == watch.forward + watch.backward - classifier, phase
+        expected = watch.forward + watch.backward - classifier
+        # How many images of two views get other colours is left to chance.
+        assert counter.get_total_flops() == pytest.approx(expected, rel=0.03 if options is SIMSIAM else 0), phase
 
 
 @pytest.mark.parametrize("options", ["{}", SIMSIAM], ids=["by hand", "with functions"])

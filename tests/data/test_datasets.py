@@ -30,6 +30,28 @@ def test_digits():
     assert every.max() == (1 - split.mean[0]) / split.std[0]
 
 
+def test_noise():
+    split = load_dataset("noise")
+    assert (len(split.train), len(split.test), split.classes) == (5000, 1000, 10)
+    assert split.shape == (3, 32, 32)
+    assert split.train.images.dtype == torch.uint8
+    every = pixels(split.train, split)
+    assert every.mean().abs() < 1e-2, "the stated statistics are the data's"
+    assert (every.std() - 1).abs() < 1e-2
+    assert set(split.train.labels.tolist()) == set(range(10))
+    assert not torch.equal(split.train.images[:1000], split.test.images)
+    again, larger = load_dataset("noise", 0.1), load_dataset("noise", image_size=40)
+    assert torch.equal(again.test.images, split.test.images)
+    assert len(again.train) == 500
+    assert larger.shape == (3, 40, 40)
+    assert load_unlabelled("noise").shape == split.shape
+
+
+def test_noise_is_not_downloaded():
+    with pytest.raises(ValueError, match=r"data\.download=true is for"):
+        load_dataset("noise", download=True)
+
+
 def test_the_subset_is_a_function_of_the_seed():
     whole = load_dataset("digits")
     first, again, other = (load_dataset("digits", 0.1, seed) for seed in (0, 0, 1))
