@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
@@ -97,7 +98,10 @@ def shipped_name(recipe: str | Path) -> str | None:
 
 
 def describe(path: Path) -> str:
-    """The description of a recipe file, without validating the rest."""
+    """The description of a recipe file, without validating the rest; of those that it is laid over if need be."""
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(own, dict) and "description" in own:
+        return str(own["description"])
     return str(read(path).get("description", ""))
 
 

@@ -79,6 +79,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._backbone: Backbone | None = None
         self._attached: Objective | None = None
         self._head: list[nn.Parameter] = []
+        self._supervised_only: list[nn.Parameter] = []
         self._position = Position(Phase.SL)
         self._request: PassRequest | None = None
         self._ssl_loss: Tensor | None = None
@@ -138,7 +139,10 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._backbone.attach()
         # Sharding (FSDP1) has put a wrapper in the head's place since INIT, and only that knows the whole parameters.
         self._attached = head_holder(state.model).ssl_objective
+        # Lists for every step: to walk through all modules takes longer than what is done with them.
         self._head = list(self._attached.parameters())
+        shared = {id(p) for p in (*self._backbone.encoder_parameters, *self._head)}
+        self._supervised_only = [p for p in state.model.parameters() if id(p) not in shared]
         if state.timestamp.batch == 0:
             self._attached.begin()
         for optimizer in state.optimizers:
@@ -213,7 +217,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         if weights.sl == 0:
             # What lies outside of the encoder need not be a head (a stem before it learns from SSL too), so
             # only what got no gradient counts as unused.
-            _drop_gradients(p for p in self._supervised_only(state) if p.grad is not None and _is_zero(p.grad))
+            _drop_gradients(p for p in self._supervised_only if p.grad is not None and _is_zero(p.grad))
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Let the objective act on the step, and log what it watches."""
@@ -241,18 +245,12 @@ class FusedBackbonePass(PhasedAlgorithm):
     def _reach_supervised_head(self, ssl: Tensor, state: State) -> Tensor:
         """Have processes synchronise what the self-supervised loss alone would not reach."""
         if isinstance(state.model, DistributedDataParallel):
-            return _keep_in_graph(ssl, self._supervised_only(state))
+            return _keep_in_graph(ssl, [p for p in self._supervised_only if p.requires_grad])
         if state.fsdp_config is not None:
             # The gradients of a sharded module are reduced when backward comes through its output.
             outputs, _ = tree_flatten(state.outputs)
             return ssl + sum(0.0 * out.flatten()[0] for out in outputs if isinstance(out, Tensor) and out.requires_grad)
         return ssl
-
-    def _supervised_only(self, state: State) -> list[nn.Parameter]:
-        assert self._backbone is not None
-        assert self._attached is not None
-        shared = {id(p) for p in (*self._backbone.encoder_parameters, *self._attached.parameters())}
-        return [p for p in state.model.parameters() if p.requires_grad and id(p) not in shared]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(objective={self.objective!r}, backbone={self.backbone_path!r})"

@@ -234,7 +234,7 @@ class _Head(nn.Module):
     Normalised weights are weight_norm's with its gain held at 1, which is the paper's default.
     """
 
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, batch_norm: bool) -> None:
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, batch_norm: bool = False) -> None:
         super().__init__()
         layers = [
             (width, hidden, nn.BatchNorm1d(hidden) if batch_norm else None, nn.GELU()),
