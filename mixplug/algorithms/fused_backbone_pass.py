@@ -191,8 +191,7 @@ class FusedBackbonePass(PhasedAlgorithm):
         if ssl is not None and weights.sl == 0:
             ssl = self._reach_supervised_head(ssl, state)
         elif weights.ssl == 0 and isinstance(state.model, DistributedDataParallel):
-            assert self._attached is not None
-            sl = _keep_in_graph(sl, self._attached.parameters())
+            sl = _keep_in_graph(sl, self._head)
         undefined = torch.full_like(sl.detach(), float("nan"))
         data = find(state, MixupSSLData)
         unlabelled = data is not None and data.active and position_of(state).phase is Phase.SSL

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from mixplug.bench.growth import Growth
 from mixplug.bench.results import Bench
+from mixplug.bench.tables import MIB
 from mixplug.pictures import colours
 
 
@@ -48,11 +49,11 @@ def growth_chart(growth: Growth) -> Figure:
         if line is not None:
             ideal = [1e3 * line.at(point.work) for point in points]
             time.plot(x, ideal, color=_LINE, zorder=1, label="a + b x FLOPs")
-        memory.plot(x, [point.peak / 2**20 for point in points], "o", color=_MEASURED, label="measured")
+        memory.plot(x, [point.peak / MIB for point in points], "o", color=_MEASURED, label="measured")
         line = growth.memory_line(name)
         if line is not None:
             ends = [min(x), max(x)]
-            memory.plot(ends, [line.at(end) / 2**20 for end in ends], color=_LINE, zorder=1, label="straight line")
+            memory.plot(ends, [line.at(end) / MIB for end in ends], color=_LINE, zorder=1, label="straight line")
         memory.set_xlabel(name)
         for axes in (time, memory):
             axes.set_ylim(bottom=0)

@@ -42,7 +42,7 @@ def measure_processes(
         method: Key of one of its methods.
         count: How many processes, at least 2.
         turns: How often each launch begins the steps anew.
-        steps: Timed steps in a turn; fewer where an epoch has fewer.
+        steps: Timed steps in a turn.
         rounds: How often one and several are launched in turn, at least 2.
         report: Called as ``report(done, total, text)``.
 

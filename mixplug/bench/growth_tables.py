@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from mixplug.bench.growth import Growth, Line, Processes
-from mixplug.bench.tables import DASH
+from mixplug.bench.tables import DASH, MIB
 from mixplug.table import Column, Table
-
-_MIB = 2**20
 
 
 def growth_table(growth: Growth) -> Table:
@@ -30,7 +28,7 @@ def growth_table(growth: Growth) -> Table:
             ),
             Column(
                 "Memory (MiB)",
-                [f"{p.peak / _MIB:.1f}" for p in points],
+                [f"{p.peak / MIB:.1f}" for p in points],
                 note="Memory: what a step allocates at its peak.",
             ),
             Column(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mixplug.algorithms.base import PhasedAlgorithm
+from mixplug.bench.counting import count, countable
 from mixplug.bench.loops import StepLoop, loop_for
 from mixplug.bench.results import Bench, Loop, StepCost
 from mixplug.bench.stages import MethodOnTrainer, Stage
-from mixplug.bench.watches import PARTS, FlopWatch, PartsWatch, held_memory, peak_memory
+from mixplug.bench.watches import PARTS, PartsWatch, held_memory, peak_memory
 from mixplug.environment import describe_environment
 from mixplug.experiment import Experiment
 from mixplug.recipes import Recipe, to_plain
@@ -93,28 +94,23 @@ def _contenders(recipe: Recipe) -> list[Contender]:
 
 def _count(recipe: Recipe, contenders: Sequence[Contender], turns: int) -> None:
     """Count operations at the place of each turn, or once where the first and the last turn have equally many."""
-    eager: dict[str, MethodOnTrainer] = {}
-    for contender in contenders:
-        cost, method, stage = contender.cost, contender.method, contender.stage
-        if recipe.compile:  # a compiled step shows the counter nothing
-            plain = dataclasses.replace(recipe, compile="")
-            if cost.method not in eager:
-                eager[cost.method] = MethodOnTrainer(Experiment(plain, cost.method, recipe.first_seed))
-            method = eager[cost.method]
-            stage = next(s for s in method.stages if s.phase is stage.phase)
-        found: dict[int, tuple[float, float]] = {}
-        for turn in (0, turns - 1, *range(1, turns - 1)):
-            watch = FlopWatch()
-            with watch.counting():
-                method.run(stage, (turn + 0.5) / turns, 0, watch)
-            found[turn] = (watch.forward / method.images, watch.backward / method.images)
-            if turn == turns - 1 and found[0] == found[turn]:
-                found = {0: found[0]}
-                break
-        cost.images = method.images
-        cost.forward, cost.backward = ([found[t][part] for t in sorted(found)] for part in (0, 1))
-    for method in eager.values():
-        method.close()
+    for name, phases in itertools.groupby(contenders, lambda contender: contender.cost.method):
+        own = list(phases)
+        with countable(recipe, name, own[0].method) as method:
+            # A twin has the same stages.
+            for contender in own:
+                _count_phase(contender, method, turns)
+
+
+def _count_phase(contender: Contender, method: MethodOnTrainer, turns: int) -> None:
+    cost, found = contender.cost, {}
+    for turn in (0, turns - 1, *range(1, turns - 1)):
+        found[turn] = count(method, contender.stage, (turn + 0.5) / turns)
+        if turn == turns - 1 and found[0] == found[turn]:
+            found = {0: found[0]}
+            break
+    cost.images = method.images
+    cost.forward, cost.backward = ([found[t][part] for t in sorted(found)] for part in (0, 1))
 
 
 def _look_into(contender: Contender, steps: int) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from dataclasses import dataclass
 
+from mixplug.bench.counting import count, countable
 from mixplug.bench.growth import Growth, Point
 from mixplug.bench.measure import Report
 from mixplug.bench.stages import MethodOnTrainer, Stage
 from mixplug.bench.variants import Quantity, default_method, vary
-from mixplug.bench.watches import FlopWatch, peak_memory
+from mixplug.bench.watches import peak_memory
 from mixplug.checks import check_choice
 from mixplug.environment import describe_environment
 from mixplug.experiment import Experiment
@@ -34,7 +34,7 @@ def measure_scaling(
     Args:
         recipe: The recipe.
         turns: How many turns.
-        steps: Timed steps in a turn of each; fewer where an epoch has fewer.
+        steps: Timed steps in a turn of each.
         method: Key of the method; None for that of :func:`mixplug.bench.variants.default_method`.
         report: Called as ``report(done, total, text)``.
 
@@ -144,14 +144,8 @@ def _contenders(quantity: Quantity, method: str, left_out: list[str]) -> list[_C
 
 
 def _count(contender: _Contender, recipe: Recipe, name: str) -> None:
-    method, stage, watch = contender.method, contender.stage, FlopWatch()
-    if recipe.compile:  # a compiled step shows the counter nothing
-        method = MethodOnTrainer(Experiment(dataclasses.replace(recipe, compile=""), name, recipe.first_seed))
-        stage = main_stage(method, name)
-    with watch.counting():
-        method.run(stage, MIDDLE, 0, watch)
-    contender.point.images = method.images
-    contender.point.flops = (watch.forward + watch.backward) / method.images
-    if method is not contender.method:
-        method.close()
+    with countable(recipe, name, contender.method) as method:
+        contender.point.flops = sum(count(method, contender.stage, MIDDLE))
+        contender.point.images = method.images
+    if recipe.compile:
         contender.method.run(contender.stage, MIDDLE, 0)  # memory is measured once it is compiled

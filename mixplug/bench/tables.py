@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from mixplug.bench.results import Bench, StepCost
 from mixplug.bench.targets import Target
 from mixplug.table import Column, Table
 
-_MIB = 2**20
+MIB = 2**20
 DASH = "-"
 
 
@@ -19,7 +21,7 @@ def step_table(bench: Bench) -> Table:
             Column("Phase", [stage.phase.upper() for stage in stages], words=True),
             Column(
                 "MFLOPs/image",
-                [f"{_mean(s.forward) / 1e6:.1f} + {_mean(s.backward) / 1e6:.1f}" for s in stages],
+                [f"{fmean(s.forward) / 1e6:.1f} + {fmean(s.backward) / 1e6:.1f}" for s in stages],
                 note="MFLOPs/image: matrix products, convolutions and attention, forward + backward.",
             ),
             Column(
@@ -36,7 +38,7 @@ def step_table(bench: Bench) -> Table:
             ),
             Column(
                 "Memory (MiB)",
-                [f"{s.held / _MIB:.1f} + {s.peak / _MIB:.1f}" if s.peak else DASH for s in stages],
+                [f"{s.held / MIB:.1f} + {s.peak / MIB:.1f}" if s.peak else DASH for s in stages],
                 spare=True,
                 note="Memory: parameters, gradients and optimizer state + what a step allocates at its peak.",
             ),
@@ -97,10 +99,6 @@ def parts_table(bench: Bench) -> Table:
             *(Column(f"{name} (ms)", [f"{1e3 * stage.parts[name]:.2f}" for stage in stages]) for name in names),
         ]
     )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _over_loop(bench: Bench, stage: StepCost) -> str:
