@@ -17,34 +17,34 @@ if TYPE_CHECKING:
         MixupSSLData,
         PhaseSwitch,
     )
+    from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
+    from mixplug.algorithms.phase_scheduler import PhaseScheduler
+    from mixplug.algorithms.probes import LinearProbe, OnlineKNN
     from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
-    from mixplug.callbacks import LinearProbe, OnlineKNN
-    from mixplug.exporting import export
-    from mixplug.losses import LossWeights, joint_loss, phase_weights
-    from mixplug.mixing import MixingFunction, mixup_ssl
-    from mixplug.models import MultiTaskClassifier
+    from mixplug.backbones.exporting import export
+    from mixplug.backbones.stems import small_image_stem
     from mixplug.objectives import BYOL, DINO, MAE, MoCoV2Plus, MoCoV3, Objective, SimCLR, SimSiam
-    from mixplug.phases import Phase, PhasePlan, PhaseSpan, Position
-    from mixplug.ramps import Ramp
-    from mixplug.schedulers import PhaseScheduler
-    from mixplug.stems import small_image_stem
-    from mixplug.tasks import multi_task_cross_entropy, split_logits
-    from mixplug.view_recipes import ViewRecipe
-    from mixplug.views import Views
+    from mixplug.objectives.joint import LossWeights, joint_loss, phase_weights
+    from mixplug.objectives.multi_task import multi_task_cross_entropy, split_logits
+    from mixplug.schedules.phases import Phase, PhasePlan, PhaseSpan, Position
+    from mixplug.schedules.shapes import Ramp
+    from mixplug.views.mixing import MixingFunction, mixup_ssl
+    from mixplug.views.recipes import ViewRecipe
+    from mixplug.views.views import Views
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Phase": "phases",
-    "PhasePlan": "phases",
-    "PhaseSpan": "phases",
-    "Position": "phases",
-    "Ramp": "ramps",
-    "MixingFunction": "mixing",
-    "mixup_ssl": "mixing",
-    "LossWeights": "losses",
-    "joint_loss": "losses",
-    "phase_weights": "losses",
+    "Phase": "schedules.phases",
+    "PhasePlan": "schedules.phases",
+    "PhaseSpan": "schedules.phases",
+    "Position": "schedules.phases",
+    "Ramp": "schedules.shapes",
+    "MixingFunction": "views.mixing",
+    "mixup_ssl": "views.mixing",
+    "LossWeights": "objectives.joint",
+    "joint_loss": "objectives.joint",
+    "phase_weights": "objectives.joint",
     "Backbone": "backbones",
     "BackbonePass": "backbones",
     "PassRequest": "backbones",
@@ -64,16 +64,16 @@ _HOME = {
     "JointLoss": "algorithms",
     "FusedBackbonePass": "algorithms",
     "ExactResumption": "algorithms",
-    "PhaseScheduler": "schedulers",
-    "MultiTaskClassifier": "models",
-    "multi_task_cross_entropy": "tasks",
-    "split_logits": "tasks",
-    "OnlineKNN": "callbacks",
-    "LinearProbe": "callbacks",
-    "export": "exporting",
-    "small_image_stem": "stems",
-    "ViewRecipe": "view_recipes",
-    "Views": "views",
+    "PhaseScheduler": "algorithms.phase_scheduler",
+    "MultiTaskClassifier": "algorithms.multi_task_classifier",
+    "multi_task_cross_entropy": "objectives.multi_task",
+    "split_logits": "objectives.multi_task",
+    "OnlineKNN": "algorithms.probes",
+    "LinearProbe": "algorithms.probes",
+    "export": "backbones.exporting",
+    "small_image_stem": "backbones.stems",
+    "ViewRecipe": "views.recipes",
+    "Views": "views.views",
 }
 
 __all__ = [

@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import image_files
 import timm
 import torch
-from algorithms.settings import logged, trainer
 from composer import Trainer
 from composer.models import ComposerClassifier
-from conftest import loader, tiny_vit
-from objectives.two_view import tiny_cnn, views
+from shared import image_files
+from shared.settings import logged, trainer
+from shared.tiny import loader, tiny_vit
+from shared.two_view import tiny_cnn, views
 
 import mixplug.objectives
 from mixplug import MixTraining, MultiTaskClassifier
-from mixplug.cli import main
 from mixplug.data.loaders import ImageLoader
-from mixplug.data.multitask import MultiTaskLoader
+from mixplug.data.multi_task import MultiTaskLoader
+from mixplug.lab.cli.main import main
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[1] / "README.md"
 
 
 def images_of_ten_classes(count):

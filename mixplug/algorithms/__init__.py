@@ -1,12 +1,12 @@
 """The Composer Algorithms."""
 
-from mixplug.algorithms.checkpoints import guard_loading
 from mixplug.algorithms.exact_resumption import ExactResumption
 from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
 from mixplug.algorithms.joint_loss import JointLoss
 from mixplug.algorithms.mixtraining import MixTraining
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.phase_switch import PhaseSwitch
+from mixplug.algorithms.trainer.checkpoints import guard_loading
 
 __all__ = ["ExactResumption", "FusedBackbonePass", "JointLoss", "MixTraining", "MixupSSLData", "PhaseSwitch"]
 

@@ -28,10 +28,9 @@ from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from mixplug.algorithms.base import PhasedAlgorithm
-from mixplug.data.randomness import random_state, set_random_state
-from mixplug.data.rewinding import RewoundLoader, order_of, set_epoch, set_generators
-from mixplug.data.streams import rewind, stream_of
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm
+from mixplug.data.order import order_of, random_state, rewind, set_epoch, set_generators, set_random_state, stream_of
+from mixplug.data.passes import RewoundLoader
 
 
 class ExactResumption(PhasedAlgorithm):

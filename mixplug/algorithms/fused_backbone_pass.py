@@ -37,16 +37,21 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten
 
-from mixplug.algorithms.base import PhasedAlgorithm, find
-from mixplug.algorithms.companions import head_holder, hide_head_from_freezing, refuse_unfit, show_head_to_copies
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
-from mixplug.algorithms.optimizers import add_beside, create_missing_state, leave_out
 from mixplug.algorithms.phase_switch import position_of
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.trainer.neighbours import (
+    head_holder,
+    hide_head_from_freezing,
+    refuse_unfit,
+    show_head_to_copies,
+)
+from mixplug.algorithms.trainer.optimizers import add_beside, create_missing_state, leave_out
 from mixplug.backbones import Backbone, PassRequest, backbone_of, detach_backbones
-from mixplug.losses import joint_loss
 from mixplug.objectives import MAE, Objective
-from mixplug.phases import Phase, Position
+from mixplug.objectives.joint import joint_loss
+from mixplug.schedules.phases import Phase, Position
 
 _OF_THE_PASS = frozenset({Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD, Event.AFTER_FORWARD, Event.BATCH_END})
 

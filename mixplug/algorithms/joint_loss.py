@@ -22,11 +22,11 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger
 
-from mixplug.algorithms.base import PhasedAlgorithm, find
 from mixplug.algorithms.phase_switch import position_of
-from mixplug.losses import LossWeights, joint_loss, phase_weights
-from mixplug.phases import Position
-from mixplug.ramps import Schedule, check_schedule
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.objectives.joint import LossWeights, joint_loss, phase_weights
+from mixplug.schedules.phases import Position
+from mixplug.schedules.shapes import Schedule, check_schedule
 
 
 class JointLoss(PhasedAlgorithm):

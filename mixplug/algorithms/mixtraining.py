@@ -24,16 +24,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mixplug.algorithms.base import PhasedAlgorithm
 from mixplug.algorithms.exact_resumption import ExactResumption
 from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
 from mixplug.algorithms.joint_loss import JointLoss
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.phase_switch import Duration, PhaseSwitch
-from mixplug.mixing import MixingFunction, mixup_ssl
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm
 from mixplug.objectives import Objective
-from mixplug.phases import Phase, Ratio
-from mixplug.ramps import Schedule
+from mixplug.schedules.phases import Phase, Ratio
+from mixplug.schedules.shapes import Schedule
+from mixplug.views.mixing import MixingFunction, mixup_ssl
 
 
 class MixTraining(PhasedAlgorithm):

@@ -40,14 +40,15 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 
-from mixplug.algorithms.base import PhasedAlgorithm, find
+from mixplug.algorithms.mixup_ssl_data_checks import check_beside_labelled_data, check_schedules, check_shards
 from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
-from mixplug.algorithms.ssl_data_checks import check_beside_labelled_data, check_schedules, check_shards
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
 from mixplug.checks import check_real
-from mixplug.data.streams import rewind, stream_of
-from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches, blank_label_of, length_of
-from mixplug.mixing import MixingFunction, mixup_ssl
-from mixplug.phases import Phase
+from mixplug.data.batches import blank_label_of, length_of
+from mixplug.data.order import rewind, stream_of
+from mixplug.data.unlabelled import PartnerStream, UnlabelledBatches
+from mixplug.schedules.phases import Phase
+from mixplug.views.mixing import MixingFunction, mixup_ssl
 
 
 class MixupSSLData(PhasedAlgorithm):

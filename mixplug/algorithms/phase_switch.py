@@ -22,10 +22,10 @@ from typing import Any
 from composer.core import State, Time, Timestamp, TimeUnit
 from composer.loggers import Logger
 
-from mixplug.algorithms.base import PhasedAlgorithm, find
-from mixplug.algorithms.optimizers import forget_state
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.trainer.optimizers import forget_state
 from mixplug.checks import check_choice, check_real
-from mixplug.phases import Phase, PhasePlan, Position, Ratio, exact_ratio
+from mixplug.schedules.phases import Phase, PhasePlan, Position, Ratio, exact_ratio
 
 Duration = str | int | Time
 _UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixplug.phases import Phase, Position
+from mixplug.schedules.phases import Phase, Position
 
 TokenSelector = Callable[[int, int, torch.device], Tensor]
 

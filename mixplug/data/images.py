@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from mixplug.checks import check_bool, check_int, check_per_channel
-from mixplug.data.loaders import ImageLoader, rank_and_processes
+from mixplug.data.loaders import ImageLoader
+from mixplug.data.processes import rank_and_processes
 
 
 @dataclass(frozen=True)

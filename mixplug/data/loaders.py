@@ -7,7 +7,6 @@ normalised by a few operations on all of it, wherever the images lie.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_collate
 
 from mixplug.checks import check_int, check_per_channel
-from mixplug.data.augmentation import crop, flip, normalise, resize
+from mixplug.data.processes import rank_and_processes
+from mixplug.views.augmentation import crop, flip, normalise, resize
 
 
 class ImageLoader(DataLoader):
@@ -182,10 +182,3 @@ def _per_channel(name: str, values: Sequence[float], channels: int, above: float
 def _mix(*numbers: int) -> int:
     """A seed that is a function of several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
-
-
-def rank_and_processes() -> tuple[int, int]:
-    """This process's number and how many there are: by the process group or, before there is one, by what launched."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -7,11 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from mixplug.data.loaders import ImageLoader
-from mixplug.data.randomness import random_state, seeded_state, set_random_state
-from mixplug.data.rewinding import generators_of, set_epoch
-from mixplug.data.streams import stream_of
+from mixplug.data.order import (
+    generators_of,
+    random_state,
+    seeded_state,
+    set_epoch,
+    set_generators,
+    set_random_state,
+    stream_of,
+)
 
 
 def repeatable_pass(loader: Iterable, seed: int, epoch: int, again: int = 0) -> Iterator[Any]:
@@ -64,3 +71,50 @@ class OwnRandomness:
         finally:
             self._state = random_state()
             set_random_state(outside)
+
+
+class RewoundLoader:
+    """``loader``, whose passes all begin with the order that :func:`order_of` found at the start of an epoch.
+
+    Args:
+        loader: The loader to pass over.
+        order: Its order at the start of the epoch.
+        epoch: That epoch, for samplers that are told it.
+        again: Batches at the beginning that were trained before.
+        after: The random numbers (None if somebody else sees to them) and the loader's generators after those.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        order: dict[str, Any],
+        epoch: int,
+        again: int,
+        after: tuple[dict[str, Any] | None, list[torch.Tensor]],
+    ) -> None:
+        self.loader = loader
+        self.order = order
+        self.epoch = epoch
+        self.again = again
+        self.after = after
+
+    def __iter__(self) -> Iterator[Any]:
+        set_epoch(self.loader, self.epoch)
+        stream = stream_of(self.loader)
+        if stream is not None:
+            stream.next_epoch = self.epoch
+        set_random_state(self.order["random"])
+        set_generators(self.loader, self.order["generators"])
+        for count, batch in enumerate(self.loader, start=1):
+            if count == self.again:  # now: Composer may ask for no more than these
+                random, generators = self.after
+                set_generators(self.loader, generators)
+                if random is not None:
+                    set_random_state(random)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SequentialSampler, default_collate
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from mixplug.data.passes import OwnRandomness, repeatable_pass
-from mixplug.data.streams import stream_of
+from mixplug.data.batches import images_of, length_of
+from mixplug.data.order import stream_of
+from mixplug.data.passes import repeatable_pass
 
 
 class UnlabelledBatches:
@@ -114,62 +115,6 @@ class PartnerStream:
             for images, _labels in data:
                 yield images
             again += 1
-
-
-def images_of(batch: Any, whose: str = "an SSL batch") -> Tensor:
-    """The images of a batch that is a tensor, or a tuple or list that begins with one.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            f"{whose} must be a tensor of images or begin with one, (images, ...); got {type(batch).__name__}"
-        )
-    return images
-
-
-def shape_of(loader: Any, whose: str = "an SSL batch") -> tuple[int, ...] | None:
-    """Channels, height and width of a loader's images, or None if that takes a pass to learn.
-
-    Looks at one sample of a map-style data set, with random numbers of its own.
-    """
-    sample = _batch_of_one(loader)
-    return None if sample is None else tuple(images_of(sample, whose).shape[1:])
-
-
-def blank_label_of(loader: Any) -> Any:
-    """Zeros of the shape and type of one label of ``loader``; class 0 if that takes a pass to learn.
-
-    A loss for several labels at once (floats, one for each class) or for dense ones cannot take a class.
-    """
-    sample = _batch_of_one(loader)
-    if isinstance(sample, (tuple, list)) and len(sample) > 1:
-        parts, structure = tree_flatten(sample[1])
-        if parts and all(isinstance(part, Tensor) and part.ndim for part in parts):
-            return tree_unflatten([torch.zeros_like(part[0]) for part in parts], structure)
-    return torch.zeros((), dtype=torch.long)
-
-
-def _batch_of_one(loader: Any) -> Any:
-    if isinstance(loader, (list, tuple)) and loader:
-        return loader[0]
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return None
-    if loader.batch_sampler is None:  # the data set's items are batches
-        return None
-    with OwnRandomness(0).in_force():
-        collate = loader.collate_fn or default_collate
-        return collate([loader.dataset[0]])
-
-
-def length_of(loader: Any) -> int | None:
-    """Batches of a pass, or None if the loader does not know."""
-    try:
-        return len(loader) if isinstance(loader, Sized) else None
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _unshuffled(loader: Any) -> bool:

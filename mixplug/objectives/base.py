@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixplug.backbones import Backbone, BackbonePass, PassRequest
-from mixplug.phases import Phase, Position
+from mixplug.schedules.phases import Phase, Position
 
 Self = TypeVar("Self", bound="Objective")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from mixplug.backbones import BackbonePass
 from mixplug.objectives.heads import heads, lightly
 from mixplug.objectives.two_view import MomentumTwoView, check_sizes, in_full_precision, mean_over_pairs, wide
-from mixplug.views import Views
+from mixplug.views.views import Views
 
 
 class BYOL(MomentumTwoView):

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from mixplug.backbones import Backbone, BackbonePass, ViTBackbone
 from mixplug.checks import check_bool, check_int, check_real
-from mixplug.objectives.gathering import summed
+from mixplug.data.processes import summed
 from mixplug.objectives.heads import heads
 from mixplug.objectives.two_view import (
     MomentumTwoView,
@@ -45,8 +45,8 @@ from mixplug.objectives.two_view import (
     mean_over_pairs,
     wide,
 )
-from mixplug.phases import Phase, Position
-from mixplug.views import Views
+from mixplug.schedules.phases import Phase, Position
+from mixplug.views.views import Views
 
 
 class DINO(MomentumTwoView):

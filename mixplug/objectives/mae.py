@@ -40,8 +40,8 @@ from torch import Tensor, nn
 from mixplug.backbones import Backbone, BackbonePass, PassRequest, ViTBackbone, take_tokens
 from mixplug.checks import check_bool, check_choice, check_int
 from mixplug.objectives.base import Objective
-from mixplug.phases import Phase, Position
-from mixplug.ramps import Schedule, check_schedule, value_at
+from mixplug.schedules.phases import Phase, Position
+from mixplug.schedules.shapes import Schedule, check_schedule, value_at
 
 
 class Reconstruction(NamedTuple):

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixplug.backbones import BackbonePass
-from mixplug.objectives.gathering import gathered, rank
+from mixplug.data.processes import gathered, rank
 from mixplug.objectives.heads import heads
 from mixplug.objectives.two_view import (
     MomentumTwoView,
@@ -37,8 +37,8 @@ from mixplug.objectives.two_view import (
     mean_over_pairs,
     wide,
 )
-from mixplug.phases import Position
-from mixplug.views import Views
+from mixplug.schedules.phases import Position
+from mixplug.views.views import Views
 
 
 class MoCoV2Plus(MomentumTwoView):

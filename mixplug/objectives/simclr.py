@@ -18,10 +18,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from mixplug.backbones import BackbonePass
-from mixplug.objectives.gathering import world_size
+from mixplug.data.processes import world_size
 from mixplug.objectives.heads import heads, lightly
 from mixplug.objectives.two_view import TwoView, check_sizes, check_temperature, in_full_precision, wide
-from mixplug.views import Views
+from mixplug.views.views import Views
 
 
 class SimCLR(TwoView):

@@ -45,8 +45,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from mixplug.backbones import Backbone, BackbonePass, PassRequest
 from mixplug.checks import check_bool, check_int, check_real
 from mixplug.objectives.base import Objective
-from mixplug.phases import Phase, Position
-from mixplug.views import Views
+from mixplug.schedules.phases import Phase, Position
+from mixplug.views.views import Views
 
 Self = TypeVar("Self", bound="TwoView")
 

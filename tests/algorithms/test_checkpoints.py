@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from algorithms.settings import trainer, weights
+from shared.settings import trainer, weights
 
 from mixplug import FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
 

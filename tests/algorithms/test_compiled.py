@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from algorithms.settings import classifier, logged, trainer
 from composer.core import Callback
-from conftest import loader
+from shared.settings import classifier, logged, trainer
+from shared.tiny import loader
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mixplug import MAE, MixTraining, Ramp

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from algorithms.settings import ROWS, RUN, logged, resumes_from_every_batch, trainer, weights
-from conftest import loader
+from shared.settings import ROWS, RUN, logged, resumes_from_every_batch, trainer, weights
+from shared.tiny import loader
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 

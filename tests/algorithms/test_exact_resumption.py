@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from algorithms.settings import resumes_from_every_batch, ssl_loader, trainer, weights
 from composer.core import Algorithm, Callback, Event
 from composer.utils import dist
-from conftest import images, labels
+from shared.settings import resumes_from_every_batch, ssl_loader, trainer, weights
+from shared.tiny import images, labels
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mixplug import MAE, ExactResumption, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch

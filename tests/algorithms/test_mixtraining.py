@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from algorithms.settings import classifier, logged, ssl_loader, trainer, weights
 from composer.algorithms import SAM, ProgressiveResizing
 from composer.core import Callback
 from composer.models import ComposerClassifier
 from composer.optim import DecoupledAdamW, DecoupledSGDW
-from conftest import images, labels, loader, tiny_vit
+from shared.settings import classifier, logged, ssl_loader, trainer, weights
+from shared.tiny import images, labels, loader, tiny_vit
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 

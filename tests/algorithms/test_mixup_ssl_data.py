@@ -4,12 +4,12 @@ import warnings
 
 import pytest
 import torch
-from algorithms.settings import classifier, logged, ssl_loader, trainer
 from composer.core import Callback
 from composer.models import ComposerClassifier
 from composer.optim import ConstantScheduler, CosineAnnealingScheduler
 from composer.utils import dist
-from conftest import images, labels, loader, tiny_vit
+from shared.settings import classifier, logged, ssl_loader, trainer
+from shared.tiny import images, labels, loader, tiny_vit
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
 from torchmetrics import MetricCollection
 

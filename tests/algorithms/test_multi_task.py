@@ -9,7 +9,9 @@ import composer.algorithms as ca
 import pytest
 import torch
 import torch.nn.functional as F
-from algorithms.settings import (
+from composer.core import Algorithm, Event
+from shared.processes import first_patches
+from shared.settings import (
     TASKS,
     logged,
     multi_task_classifier,
@@ -18,15 +20,13 @@ from algorithms.settings import (
     ssl_loader,
     trainer,
 )
-from composer.core import Algorithm, Event
-from conftest import images, labels, tiny_vit
-from processes import first_patches
+from shared.tiny import images, labels, tiny_vit
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MetricCollection
 
 from mixplug import MAE, MixTraining, MultiTaskClassifier, Phase, backbone_of, export
 from mixplug.data.loaders import ImageLoader
-from mixplug.data.multitask import MultiTaskEvalLoader, MultiTaskLoader
+from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
 
 COLUMNS = {"a": slice(0, 3), "b": slice(3, 8)}
 masks = pytest.mark.parametrize("mask", ["features", "input"])

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from algorithms.settings import classifier, logged, trainer, weights
 from composer import Trainer
 from composer.core import Callback, Time
-from conftest import loader
+from shared.settings import classifier, logged, trainer, weights
+from shared.tiny import loader
 
 from mixplug import MAE, MixTraining, PhaseScheduler, PhaseSwitch
 

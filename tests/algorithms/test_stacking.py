@@ -11,11 +11,11 @@ import composer.algorithms as ca
 import pytest
 import torch
 import torch.nn.functional as F
-from algorithms.companions import COMPOSERS, CONVOLUTIONAL, NOT_IMAGES, NOTE, OWN, REFUSED, TABLE, WORKS, rows
-from algorithms.settings import classifier, logged, ssl_loader, trainer, weights
 from composer.core import Algorithm, Callback, Event
-from conftest import images, labels, loader
-from objectives.two_view import OBJECTIVES
+from shared.neighbours import COMPOSERS, CONVOLUTIONAL, NOT_IMAGES, NOTE, OWN, REFUSED, TABLE, WORKS, rows
+from shared.settings import classifier, logged, ssl_loader, trainer, weights
+from shared.tiny import images, labels, loader
+from shared.two_view import OBJECTIVES
 from torch import nn
 
 import mixplug.algorithms

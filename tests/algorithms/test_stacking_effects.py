@@ -8,12 +8,12 @@ import composer.algorithms as ca
 import pytest
 import torch
 import torch.nn.functional as F
-from algorithms.companions import Pictures
-from algorithms.settings import RUN, classifier, logged, ssl_loader, trainer, weights
 from composer.algorithms.low_precision_layernorm.low_precision_layernorm import LPLayerNorm
 from composer.core import Algorithm, Callback, Event, Precision
 from composer.models import ComposerModel
-from conftest import images, labels, loader, tiny_vit
+from shared.neighbours import Pictures
+from shared.settings import RUN, classifier, logged, ssl_loader, trainer, weights
+from shared.tiny import images, labels, loader, tiny_vit
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MultilabelAccuracy

@@ -8,9 +8,9 @@ import time
 
 import pytest
 import torch
-from algorithms.settings import classifier, logged, trainer, weights
 from composer.core import Callback, Evaluator, Event
-from conftest import images, labels, loader, tiny_vit
+from shared.settings import classifier, logged, trainer, weights
+from shared.tiny import images, labels, loader, tiny_vit
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -33,7 +33,7 @@ def mixtraining():
         (0, 0),
         (lambda state, event: event is Event.BATCH_END and state.timestamp.batch.value in (5, 11), 2),
     ],
-    ids=str,
+    ids=lambda value: "function" if callable(value) else str(value),
 )
 def test_evaluation_at_any_interval_does_not_touch_training(interval, evaluations):
     plain = trainer(algorithms=mixtraining())

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from algorithms.settings import classifier, convolutional_classifier, logged, trainer
 from composer.models import ComposerClassifier
-from conftest import images, labels, tiny_vit
-from objectives.two_view import MOMENTUM, OBJECTIVES
 from safetensors.torch import load_file
+from shared.settings import classifier, convolutional_classifier, logged, trainer
+from shared.tiny import images, labels, tiny_vit
+from shared.two_view import MOMENTUM, OBJECTIVES
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

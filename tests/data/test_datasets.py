@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.error import URLError
 
-import image_files
 import pytest
 import torch
 import torchvision
+from shared import image_files
 
 from mixplug.data.cache import ByteBoundedCache
 from mixplug.data.datasets import load_dataset, load_unlabelled

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import image_files
 import numpy as np
 import pytest
 import torch
-from algorithms.settings import classifier, resumes_from_every_batch
 from PIL import Image
+from shared import image_files
+from shared.settings import classifier, resumes_from_every_batch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF

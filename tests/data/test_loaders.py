@@ -5,14 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import labels
 from PIL import Image
 from scipy import stats
+from shared.tiny import labels
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from mixplug.data.augmentation import crop, flip
 from mixplug.data.loaders import ImageLoader
+from mixplug.views.augmentation import crop, flip
 
 PLAIN = {"mean": (0.0,), "std": (1 / 255,)}
 """Leaves bytes as they are, as floats."""

@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
-from algorithms.settings import classifier, resumes_from_every_batch, trainer, weights
 from composer.core import Callback, DataSpec, Evaluator
 from composer.utils import dist
+from shared.settings import classifier, resumes_from_every_batch, trainer, weights
 
 from mixplug import MAE, MixTraining, MixupSSLData
 from mixplug.data.loaders import ImageLoader

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import images, tiny_vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared.tiny import images, tiny_vit
 from torch import nn
 
 from mixplug import MAE, PassRequest, Phase, Position, Ramp, backbone_of

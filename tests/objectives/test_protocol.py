@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from algorithms.settings import classifier, logged, trainer
 from composer.core import Callback
+from shared.settings import classifier, logged, trainer
 from torch import nn
 
 from mixplug import MixTraining, Objective, PassRequest, Phase

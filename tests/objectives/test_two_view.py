@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import images, labels, tiny_vit
-from objectives.two_view import ENCODERS, MOMENTUM, OBJECTIVES, tiny_cnn, trainable, views
+from shared.tiny import images, labels, tiny_vit
+from shared.two_view import ENCODERS, MOMENTUM, OBJECTIVES, tiny_cnn, trainable, views
 from sklearn.datasets import load_digits
 from timm.models import SwinTransformer
 from timm.models.vision_transformer_sam import VisionTransformerSAM
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixplug import DINO, MAE, Phase, Position, SimSiam, backbone_of
 from mixplug.objectives import two_view
-from mixplug.views import Views
+from mixplug.views.views import Views
 
 every = pytest.mark.parametrize("name", OBJECTIVES)
 encoders = pytest.mark.parametrize("kind", ENCODERS)

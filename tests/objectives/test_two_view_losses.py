@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import images
+from shared.tiny import images
 from torch import nn
 
 from mixplug.objectives import dino, moco, simclr

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import images, labels, tiny_vit
-from objectives.two_view import OBJECTIVES, trainable
+from shared.tiny import images, labels, tiny_vit
+from shared.two_view import OBJECTIVES, trainable
 from torch import nn
 from torch.nn import functional as F
 

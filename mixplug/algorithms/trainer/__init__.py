@@ -1,0 +1,1 @@
+"""How the algorithms hang on Composer's Trainer."""

@@ -1,0 +1,1 @@
+"""The laboratory: what compares methods. Nothing in the library imports it."""

@@ -1,0 +1,1 @@
+"""How fast data is loaded and views are made."""

@@ -1,0 +1,196 @@
+"""Loops in plain PyTorch that do what a phase of a method does on its Trainer."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixplug.algorithms import FusedBackbonePass, JointLoss
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in
+from mixplug.backbones import backbone_of
+from mixplug.lab.bench.plain import PlainMAE, plain_steps
+from mixplug.lab.runs.experiment import Experiment, make_module, make_optimizer
+from mixplug.lab.runs.inputs import make_inputs
+from mixplug.objectives import MAE, Objective
+from mixplug.objectives.joint import joint_loss, phase_weights
+from mixplug.objectives.mae import random_visible
+from mixplug.schedules.phases import Phase, Position
+from mixplug.schedules.shapes import Ramp, Schedule
+
+_AUTOCAST = {"fp32": None, "amp_bf16": torch.bfloat16}
+
+
+class StepLoop:
+    """A loop of training steps; subclasses say what a step is.
+
+    It has a model, an optimizer and batches of its own, of the same kind as the method's.
+
+    Args:
+        experiment: The method's run.
+        method: Its key in the recipe.
+        phase: The phase.
+    """
+
+    label = ""
+
+    def __init__(self, experiment: Experiment, method: str, phase: Phase) -> None:
+        recipe = experiment.recipe
+        device = next(experiment.model.parameters()).device
+        inputs = make_inputs(recipe, recipe.first_seed, device)
+        self.phase = phase
+        self.model: Any = make_module(recipe, inputs).to(device)
+        self.inputs = inputs
+        # Composer has automatic precision on GPUs alone.
+        self.autocast = _AUTOCAST[recipe.precision] if device.type == "cuda" else None
+        trained = nn.ModuleList([self.model])
+        head = self.head(experiment)
+        if head is not None:
+            trained.append(head.to(device))
+        self.optimizer = make_optimizer(recipe, method, trained)
+
+    def head(self, experiment: Experiment) -> nn.Module | None:
+        """What is trained beside the model."""
+        raise NotImplementedError
+
+    def steps(self, progress: float) -> Iterator[Any]:
+        """A generator that makes a step each time."""
+        raise NotImplementedError
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Epoch after epoch, all batches but those smaller than an epoch's first."""
+        while True:
+            full = 0
+            for images, labels in self.inputs.train:
+                full = full or len(images)
+                if len(images) == full:
+                    yield images, labels
+
+    def run(self, progress: float, steps: int) -> list[float]:
+        """Seconds of each of ``steps`` steps at ``progress`` of the phase, after one that warms up."""
+        begun, ends = self.steps(progress), []
+        for _ in range(steps + 1):
+            next(begun)
+            ends.append(time.perf_counter())
+        return [end - begin for begin, end in itertools.pairwise(ends)]
+
+
+class PlainLoop(StepLoop):
+    """Written by hand, without mixplug: see :mod:`mixplug.lab.bench.plain`."""
+
+    label = "hand-written"
+
+    def head(self, experiment: Experiment) -> nn.Module | None:
+        """The decoder."""
+        self.decoder: PlainMAE | None = None
+        self.mask, self.alpha = "features", 0.5
+        objective: Any = getattr(experiment.model, "ssl_objective", None)
+        if objective is None:
+            self.phase = Phase.SL  # phases of a PhaseSwitch alone, which has one loss
+        if self.phase is not Phase.SL:
+            self.mask = objective.mask if objective.fused else "two passes"
+            self.decoder = PlainMAE(self.model, objective.mask_ratio, objective.decoder_depth)
+        if self.phase is Phase.MIX:
+            alpha = _alpha(experiment)
+            assert isinstance(alpha, (int, float))
+            self.alpha = alpha
+        return self.decoder
+
+    def steps(self, progress: float) -> Iterator[Any]:
+        """See the base class."""
+        yield from plain_steps(
+            self.model,
+            self.decoder,
+            self.batches(),
+            self.optimizer,
+            self.phase.value,
+            self.alpha,
+            self.mask,
+            self.autocast,
+        )
+
+
+class FunctionLoop(StepLoop):
+    """Written with mixplug's functions, as the README's: for objectives that have no loop without."""
+
+    label = "mixplug's functions"
+    objective: Objective
+
+    def head(self, experiment: Experiment) -> nn.Module:
+        """The objective."""
+        fused = find_in(experiment.algorithms, FusedBackbonePass)
+        assert fused is not None
+        self.backbone = backbone_of(self.model, fused.backbone_path)
+        self.objective = copy.deepcopy(fused.objective).build(self.backbone)
+        self.objective.begin()
+        self.alpha = _alpha(experiment)
+        return self.objective
+
+    def steps(self, progress: float) -> Iterator[Any]:
+        """See the base class."""
+        position = Position(self.phase, progress, progress)
+        weights = phase_weights(self.phase, self.alpha, progress)
+        device = next(self.model.parameters()).device
+        for images, labels in self.batches():
+            images, labels = images.to(device), labels.to(device)
+            self.objective.before_step()
+            self.optimizer.zero_grad()
+            with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+                with self.backbone.watch(self.objective.request(position)) as seen:
+                    logits = self.model(images)
+                loss = joint_loss(self.objective(seen), F.cross_entropy(logits, labels), weights)
+            loss.backward()
+            self.objective.after_backward(position)
+            self.optimizer.step()
+            self.objective.after_step(position)
+            yield loss.item()
+
+
+def loop_for(experiment: Experiment, method: str, phase: Phase) -> tuple[str, type[StepLoop]] | None:
+    """The loop with the arithmetic of ``phase`` of a method, and a key that methods of the same arithmetic share.
+
+    There is none for a method with other algorithms than mixplug's, with several tasks or other images for SSL,
+    compiled, or in half precision with a scaled loss.
+    """
+    recipe, objective = experiment.recipe, getattr(experiment.model, "ssl_objective", None)
+    if any(not isinstance(algorithm, PhasedAlgorithm) for algorithm in experiment.algorithms):
+        return None
+    if recipe.ssl_data or len(experiment.inputs.tasks) > 1 or recipe.compile or recipe.precision not in _AUTOCAST:
+        return None
+    optimizer = recipe.methods[method].optimizer or recipe.optimizer
+    if phase is Phase.SL or objective is None:
+        return f"sl, {optimizer}", PlainLoop
+    fused = find_in(experiment.algorithms, FusedBackbonePass)
+    assert fused is not None
+    weight = f", alpha={_alpha(experiment)}" if phase is Phase.MIX else ""
+    key = f"{phase}, {optimizer}, {' '.join(repr(fused.objective).split())}{weight}"
+    return key, PlainLoop if _is_plain(experiment, fused, phase) else FunctionLoop
+
+
+def _is_plain(experiment: Experiment, fused: FusedBackbonePass, phase: Phase) -> bool:
+    """Whether the hand-written loop can do the same: MAE in its usual form, both losses in MIX, and no ramps."""
+    objective, alpha = fused.objective, _alpha(experiment)
+    if not isinstance(objective, MAE) or isinstance(objective.mask_ratio, Ramp):
+        return False
+    usual = (objective.decoder_dim, objective.decoder_heads, objective.norm_pix, objective.loss)
+    if usual != (None, None, False, "masked"):
+        return False
+    if phase is Phase.MIX and (isinstance(alpha, Ramp) or not 0 < alpha < 1):
+        return False
+    embed: Any = backbone_of(experiment.model, fused.backbone_path).model.patch_embed
+    patches = embed.num_patches
+    # It holds the numbers of visible patches to no bounds, and knows one size of images.
+    visible = random_visible(1, patches, torch.device("cpu"), ratio=objective.mask_ratio).shape[1]
+    own_size = tuple(embed.img_size) == experiment.inputs.shape[1:]
+    return own_size and visible == int(patches * (1 - objective.mask_ratio))
+
+
+def _alpha(experiment: Experiment) -> Schedule:
+    joint = find_in(experiment.algorithms, JointLoss)
+    return 0.5 if joint is None else joint.alpha

@@ -1,0 +1,121 @@
+"""What was measured as tables, for a terminal and for Markdown."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from mixplug.lab.bench.results import Bench, StepCost
+from mixplug.lab.bench.targets import Target
+from mixplug.lab.pages.columns import Column, Table
+
+MIB = 2**20
+DASH = "-"
+
+
+def step_table(bench: Bench) -> Table:
+    """A line for each phase of each method: operations, time, rate, memory, and the time beside the plain loop's."""
+    stages = bench.stages
+    return Table(
+        [
+            Column("Method", [stage.label for stage in stages], words=True),
+            Column("Phase", [stage.phase.upper() for stage in stages], words=True),
+            Column(
+                "MFLOPs/image",
+                [f"{fmean(s.forward) / 1e6:.1f} + {fmean(s.backward) / 1e6:.1f}" for s in stages],
+                note="MFLOPs/image: matrix products, convolutions and attention, forward + backward.",
+            ),
+            Column(
+                "ms/step",
+                [stage.seconds.format(".1f", 1e3) for stage in stages],
+                note="ms/step: median (quartiles) of steps measured by turns.",
+            ),
+            Column("Images/s", [f"{s.images / s.seconds.median:,.0f}" for s in stages]),
+            Column(
+                "Over loop",
+                [_over_loop(bench, stage) for stage in stages],
+                note="Over loop: the step's time over that of a loop in plain PyTorch with the same arithmetic; * "
+                "where that loop uses mixplug's functions.",
+            ),
+            Column(
+                "Memory (MiB)",
+                [f"{s.held / MIB:.1f} + {s.peak / MIB:.1f}" if s.peak else DASH for s in stages],
+                spare=True,
+                note="Memory: parameters, gradients and optimizer state + what a step allocates at its peak.",
+            ),
+        ]
+    )
+
+
+def training_table(bench: Bench) -> Table:
+    """A line for each method: what a whole training costs, and its speedup beside the ideal one."""
+    methods = bench.methods
+    columns = [
+        Column("Method", [bench.of(m)[0].label for m in methods], words=True),
+        Column("Steps", [" + ".join(f"{s.steps} {s.phase.upper()}" for s in bench.of(m)) for m in methods], words=True),
+        Column("TFLOPs", [f"{bench.work(m) / 1e12:.2f}" for m in methods], note="TFLOPs: of all training steps."),
+        Column(
+            "Time (s)", [f"{bench.seconds(m):.1f}" for m in methods], note="Time: median steps, times their number."
+        ),
+        Column(
+            "Ideal",
+            [_speedup(bench, m, "work") for m in methods],
+            note="Ideal: what SSL+SL with the same objective computes, over what this method does.",
+        ),
+        Column("Measured", [_speedup(bench, m, "seconds") for m in methods], note="Measured: the same of the times."),
+        Column("Of ideal", [_of_ideal(bench, m) for m in methods]),
+    ]
+    papers = bench.papers
+    if papers is not None:
+        columns.append(
+            Column(
+                "Over the paper's",
+                [f"{bench.seconds(papers) / bench.seconds(m):.2f}x" for m in methods],
+                note=f"Over the paper's: speedup over {bench.of(papers)[0].label}, the pipeline of Li et al.",
+            )
+        )
+    return Table(columns)
+
+
+def target_table(targets: list[Target]) -> Table:
+    """A line for each target."""
+    return Table(
+        [
+            Column("Target", [target.name for target in targets], words=True),
+            Column("Measured", [target.measured for target in targets]),
+            Column("Bound", [target.bound for target in targets]),
+            Column("", ["met" if target.met else "missed" for target in targets], words=True),
+        ]
+    )
+
+
+def parts_table(bench: Bench) -> Table:
+    """A line for each phase of each method: milliseconds of each part of a step."""
+    stages = [stage for stage in bench.stages if stage.parts]
+    names = list(stages[0].parts) if stages else []
+    return Table(
+        [
+            Column("Method", [stage.label for stage in stages], words=True),
+            Column("Phase", [stage.phase.upper() for stage in stages], words=True),
+            *(Column(f"{name} (ms)", [f"{1e3 * stage.parts[name]:.2f}" for stage in stages]) for name in names),
+        ]
+    )
+
+
+def _over_loop(bench: Bench, stage: StepCost) -> str:
+    ratio = bench.over_loop(stage)
+    if ratio is None:
+        return DASH
+    return ratio.format(".3f") + ("" if bench.loops[stage.loop].label == "hand-written" else "*")
+
+
+def _speedup(bench: Bench, method: str, what: str) -> str:
+    baseline = bench.baseline_of(method)
+    if baseline is None:
+        return DASH
+    of = getattr(bench, what)
+    return f"{of(baseline) / of(method):.2f}x"
+
+
+def _of_ideal(bench: Bench, method: str) -> str:
+    baseline = bench.baseline_of(method)
+    return DASH if baseline in (None, method) else bench.of_ideal(method, str(baseline)).format(".3f")

@@ -1,0 +1,1 @@
+"""From YAML to a typed recipe, and from that to objects."""

@@ -1,0 +1,205 @@
+"""Recipes as files: where they lie, what they extend, what the command line changes. Pure Python."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from mixplug.checks import did_you_mean
+from mixplug.lab.recipes.overrides import expand
+
+ONE_NAME = ("optimizer", "scheduler")
+"""Keys that hold one name with its settings: what a recipe gives takes the place of what it extends."""
+
+OWN = ("description", "paper")
+"""Keys that say what a recipe itself is: not taken over from the one that it extends."""
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read: unknown or mistyped keys, or a missing file."""
+
+
+def read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
+    """The YAML of ``path`` over that of the recipe it extends, as deep as that goes.
+
+    Args:
+        path: The file.
+        below: What extends it.
+
+    Raises:
+        RecipeError: it is no mapping, extends itself, leaves out a method that there is not, or has unused ``vars``.
+    """
+    if path.resolve() in below:
+        raise RecipeError(f"{path} extends itself: {' -> '.join(str(p) for p in (*below, path.resolve()))}")
+    try:
+        raw = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RecipeError(f"{path} must map keys to values ({error})") from error
+    if not isinstance(raw, DictConfig):
+        raise RecipeError(f"{path} must map keys to values")
+    parent = OmegaConf.create()
+    if "extends" in raw:
+        extended = raw.pop("extends")
+        if not isinstance(extended, str):
+            raise RecipeError(f"{path}: extends must be a recipe's name or file, got {extended!r}")
+        parent = read(locate(extended, path.parent), (*below, path.resolve()))
+    _check_vars(raw, path)
+    for key in ("methods", "tasks"):
+        _refuse_unknown_nulls(raw.get(key), parent.get(key) or {}, f"{path}: {key}")
+    _make_room(parent, raw)
+    merged = typing.cast(DictConfig, OmegaConf.merge(parent, raw))
+    _drop_nulls(merged)
+    _refuse_unused(set(raw.get("vars") or {}) - set(parent.get("vars") or {}), merged, path)
+    return merged
+
+
+def locate(recipe: str | Path, beside: Path | None = None) -> Path:
+    """The file of a recipe: one in the folder ``beside``, one in the working directory, or a shipped one's by name.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(recipe)
+    for candidate in ([] if beside is None else [beside / path]) + [path]:
+        if candidate.is_file():
+            return candidate
+    shipped = shipped_recipes()
+    name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")
+    if name in shipped:
+        return shipped[name]
+    raise FileNotFoundError(
+        f"there is no recipe file {str(recipe)!r}, and none of that name is shipped; shipped are {sorted(shipped)}"
+        f"{did_you_mean(name, shipped)}"
+    )
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with mixplug, by name."""
+    package = Path(__file__).parents[2]
+    installed = package / "_recipes"
+    folder = installed if installed.is_dir() else package.parent / "recipes"
+    return {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.rglob("*.yaml"))}
+
+
+def shipped_name(recipe: str | Path) -> str | None:
+    """The name of the shipped recipe that ``recipe`` stands for, None for another."""
+    path = locate(recipe).resolve()
+    return next((name for name, shipped in shipped_recipes().items() if shipped.resolve() == path), None)
+
+
+def describe(path: Path) -> str:
+    """The description of a recipe file, without validating the rest; of those that it is laid over if need be."""
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(own, dict) and "description" in own:
+        return str(own["description"])
+    return str(read(path).get("description", ""))
+
+
+def override(raw: DictConfig, change: str) -> None:
+    """Apply ``key=value`` of the command line.
+
+    Raises:
+        RecipeError: it has another form, or cannot be applied.
+    """
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {change!r}")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
+        for path, item in expand(raw, key, parsed).items():
+            _refuse_unknown_place(raw, path, item)
+            OmegaConf.update(raw, path, item, merge=False, force_add=True)
+        _drop_nulls(raw)
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
+        raise RecipeError(f"the override {change!r} cannot be applied: {first_line(error)}") from error
+
+
+def resolved(raw: DictConfig) -> dict[str, Any]:
+    """As dicts, lists and primitives, with vars in their places."""
+    given = typing.cast(dict[str, Any], OmegaConf.to_container(raw, resolve=True))
+    given.pop("vars", None)
+    return given
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_vars(raw: DictConfig, path: Path) -> None:
+    if "vars" in raw and not isinstance(raw.get("vars"), DictConfig):
+        raise RecipeError(f"{path}: vars must map names to values, got {raw.get('vars')!r}")
+
+
+def _refuse_unused(names: set[str], merged: DictConfig, path: Path) -> None:
+    """A file's own vars; those of what it extends may have lost their users with the methods that it leaves out."""
+    text = OmegaConf.to_yaml(merged)
+    for name in sorted(names):
+        if f"${{vars.{name}}}" not in text:
+            raise RecipeError(
+                f"{path}: vars.{name} is used nowhere{did_you_mean(name, set(merged.vars) - {name})}; write "
+                f"${{vars.{name}}} where its value belongs, or remove it"
+            )
+
+
+def _refuse_unknown_nulls(own: Any, known: Mapping[str, Any], where: str) -> None:
+    for name, value in (own or {}).items() if isinstance(own, Mapping) else ():
+        if value is None and name not in known:
+            raise RecipeError(
+                f"{where}.{name} is null, which leaves it out, but there is none{did_you_mean(name, known)}"
+            )
+
+
+def _drop_nulls(recipe: DictConfig) -> None:
+    """Leave out the methods and tasks that are null."""
+    for key in ("methods", "tasks"):
+        if key in recipe and recipe[key] is None:
+            recipe.pop(key)
+        elif isinstance(recipe.get(key), Mapping):
+            for name in [name for name, value in recipe[key].items() if value is None]:
+                recipe[key].pop(name)
+
+
+def _make_room(parent: Any, raw: DictConfig) -> None:
+    """Take away from what is extended all that is not merged but replaced."""
+    for key in (*(key for key in ONE_NAME if key in raw), *OWN):
+        parent.pop(key, None)
+    own_vars = raw.get("vars")
+    for name in own_vars if isinstance(own_vars, Mapping) else ():
+        (parent.get("vars") or {}).pop(name, None)  # a value of several places, not a place for several values
+    model = raw.get("model")
+    if isinstance(model, Mapping) and model.get("name") not in (None, (parent.get("model") or {}).get("name")):
+        parent.pop("model", None)  # another model has other arguments
+    methods = raw.get("methods")
+    for name, method in methods.items() if isinstance(methods, Mapping) else ():
+        extended = (parent.get("methods") or {}).get(name)
+        for key in ONE_NAME:
+            if isinstance(method, Mapping) and key in method and extended:
+                extended.pop(key, None)
+
+
+def _refuse_unknown_place(raw: DictConfig, path: str, value: Any) -> None:
+    """Of methods, tasks and vars, whose names are the recipe's own, the command line may change what there is.
+
+    A whole method or task, given as a mapping, may be new.
+    """
+    place = re.fullmatch(r"(methods|tasks|vars)(?:\.([^.\[]+)|\[([^\]]+)\])(.*)", path)
+    if place is None:
+        return
+    kind, name, deeper = place[1], place[2] or place[3], place[4]
+    known = raw.get(kind) or {}
+    new = kind != "vars" and not deeper and isinstance(value, Mapping)
+    if isinstance(known, Mapping) and name not in known and not new:
+        raise ValueError(f"there is no {kind}.{name}{did_you_mean(name, known)}; there are {sorted(known)}")

@@ -1,0 +1,282 @@
+"""Recipes: whole experiments as YAML, read by OmegaConf into a typed schema. Needs neither torch nor Composer."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mixplug.checks import check_choice, check_int, did_you_mean
+from mixplug.lab.papers.figures import SETTINGS
+from mixplug.lab.recipes.files import RecipeError, first_line, locate, override, read, resolved
+
+
+@dataclass
+class ImagesConfig:
+    """Which images, and how they are augmented; see :func:`mixplug.data.datasets.load_dataset`.
+
+    Attributes:
+        dataset: digits, cifar10, cifar100, svhn, fashion_mnist, image_folder or noise (to measure costs on).
+        root: Folder that holds the data, relative to where the command is run.
+        download: Have torchvision fetch data that is missing.
+        train: For an image_folder, the name of its training tree.
+        image_size: Height and width to bring images to; null for their own.
+        fraction: Share of the training images to keep, in (0, 1]; each seed draws its own.
+        sampling: How it is drawn: uniform (the paper's) or stratified.
+        mean: What to subtract from images in [0, 1], a number for each channel; null for the stated statistics.
+        std: What to divide them by then.
+        crop_padding: Pixels of black around a training image, out of which a random window is cut; 0 for none.
+        flip: Mirror each training image with probability 1/2.
+        in_memory: For an image_folder, whether to keep its images in memory; null where they take less than 4 GiB.
+    """
+
+    dataset: str = "digits"
+    root: str = "data"
+    download: bool = False
+    train: str = "train"
+    image_size: Optional[int] = None  # noqa: UP045  (OmegaConf reads this type)
+    fraction: float = 1.0
+    sampling: str = "uniform"
+    mean: Optional[list[float]] = None  # noqa: UP045
+    std: Optional[list[float]] = None  # noqa: UP045
+    crop_padding: int = 0
+    flip: bool = False
+    in_memory: Optional[bool] = None  # noqa: UP045
+
+
+@dataclass
+class DataConfig(ImagesConfig):
+    """The labelled data.
+
+    Attributes:
+        test: For an image_folder, the name of its test tree; empty for the first of test, val and valid.
+        batch_size: Images of a training step (of each task, where there are several), labelled or not.
+        eval_batch_size: Images of an evaluation step.
+        workers: Processes that read images which are not kept in memory.
+    """
+
+    test: str = ""
+    batch_size: int = 64
+    eval_batch_size: int = 512
+    workers: int = 0
+
+
+@dataclass
+class ModelConfig:
+    """The classifier: a timm model; channels and classes come from the data.
+
+    Attributes:
+        name: Name for ``timm.create_model``.
+        args: Its further arguments, such as img_size, patch_size, embed_dim, depth.
+        small_image_stem: Exchange a residual network's first layers for some that keep small images large; see
+            :func:`mixplug.small_image_stem`.
+    """
+
+    name: str = "vit_tiny_patch16_224"
+    args: dict[str, Any] = field(default_factory=dict)
+    small_image_stem: bool = False
+
+
+@dataclass
+class MethodConfig:
+    """One of the ways to train that a comparison compares.
+
+    Attributes:
+        label: Its name in tables and pictures; empty for its key.
+        algorithms: Algorithms by name, beside the recipe's own. MixTraining and PhaseSwitch get the recipe's
+            durations; a method without either trains for ``sl_duration``.
+        optimizer: In place of the recipe's, null for the same.
+        scheduler: In place of the recipe's, null for the same.
+    """
+
+    label: str = ""
+    algorithms: list[Any] = field(default_factory=list)
+    optimizer: Optional[dict[str, Any]] = None  # noqa: UP045  (OmegaConf reads this type)
+    scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
+
+
+@dataclass
+class Recipe:
+    """A whole experiment.
+
+    Attributes:
+        description: What it shows, in a line.
+        ssl_duration: Self-supervised learning in all, such as '100ep'.
+        sl_duration: Supervised learning in all.
+        seeds: How often each method is run.
+        first_seed: The first seed; the others follow.
+        data: The labelled data.
+        ssl_data: Other images for self-supervised learning, brought to the labelled images' size; null for the same.
+        tasks: Several labelled data sets by name, each the settings in which it differs from ``data``; empty for one.
+        model: The model.
+        optimizer: An optimizer by name.
+        scheduler: A learning-rate schedule by name, or none. Of a PhaseScheduler a method without phases takes
+            the SL part.
+        algorithms: Algorithms by name that every method uses.
+        methods: The methods by key, in the order of the table.
+        eval_interval: How often accuracy is measured for the curves; it always is at the end.
+        precision: Composer's precision: fp32, amp_bf16 or amp_fp16.
+        compile: Backend that torch.compile compiles the model with, such as inductor; empty for eager.
+        device: Composer's device: cpu, gpu or mps; empty for what there is.
+        pictures: How many test images to reconstruct, 0 for none.
+        paper: Which of the paper's settings it reproduces (see :data:`mixplug.lab.papers.figures.SETTINGS`), so that
+            tables show the paper's figures beside ours; empty for none.
+    """
+
+    description: str = ""
+    ssl_duration: str = "100ep"
+    sl_duration: str = "100ep"
+    seeds: int = 3
+    first_seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    ssl_data: Optional[ImagesConfig] = None  # noqa: UP045
+    tasks: dict[str, Any] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}})
+    scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
+    algorithms: list[Any] = field(default_factory=list)
+    methods: dict[str, MethodConfig] = field(default_factory=dict)
+    eval_interval: str = "1dur"
+    precision: str = "fp32"
+    compile: str = ""
+    device: str = ""
+    pictures: int = 6
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("seeds", self.seeds),
+            ("data.batch_size", self.data.batch_size),
+            ("data.eval_batch_size", self.data.eval_batch_size),
+        ):
+            check_int(name, value, 1)
+        for name, value in (
+            ("first_seed", self.first_seed),
+            ("data.workers", self.data.workers),
+            ("pictures", self.pictures),
+        ):
+            check_int(name, value, 0)
+        if self.first_seed + self.seeds > 2**32:
+            raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
+        if self.paper:
+            check_choice("paper", self.paper, SETTINGS)
+        if len(self.tasks) == 1:
+            raise RecipeError(f"tasks: one task, {next(iter(self.tasks))!r}, is what `data` is for; name two or more")
+        shared = ("batch_size", "eval_batch_size", "workers")
+        own = {key for key in typing.get_type_hints(DataConfig) if key not in shared}
+        for name, task in self.tasks.items():
+            if not isinstance(task, dict):
+                raise RecipeError(f"tasks.{name} must map settings of `data` to values, got {task!r}")
+            for key in task:
+                if key not in own:
+                    why = "; all tasks share data's" if key in shared else did_you_mean(key, own)
+                    raise RecipeError(f"unknown key 'tasks.{name}.{key}'{why}; valid here: {sorted(own)}")
+        try:
+            self.task_data()
+        except OmegaConfBaseException as error:
+            raise RecipeError(f"tasks: {error.full_key}: {first_line(error)}") from error
+        if not self.methods:
+            raise RecipeError("methods: the recipe names no method; give at least one, such as sl: {label: SL}")
+        for key, method in self.methods.items():
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", key):
+                raise RecipeError(
+                    f"methods: the key {key!r} names files, so it must be letters, digits, '_', '-' or '.'; give the "
+                    f"method's name for people as its label"
+                )
+            if not method.label:
+                method.label = key
+        labels = [method.label for method in self.methods.values()]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise RecipeError(
+                    f"methods: the label {label!r} is used {labels.count(label)} times; give each its own"
+                )
+
+    def task_data(self) -> dict[str, DataConfig]:
+        """The data of each task: ``data`` with what the task has of its own."""
+        return {
+            name: typing.cast(
+                DataConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.data), OmegaConf.create(own)))
+            )
+            for name, own in self.tasks.items()
+        }
+
+    def all_seeds(self) -> list[int]:
+        """The seeds that each method is run with."""
+        return list(range(self.first_seed, self.first_seed + self.seeds))
+
+
+def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Beside the keys of :class:`Recipe`, a file may have ``extends``, the recipe over which its own keys are laid, method
+    by method and key by key: a file, looked for beside it first, or a shipped recipe's name. ``optimizer`` and
+    ``scheduler`` (also of a method), each of ``vars`` and a ``model`` of another name are replaced as a whole,
+    ``description`` and ``paper`` are not taken over, and a method or task that is null is left out. And it may have
+    ``vars``, values to be used elsewhere as ``${vars.NAME}``.
+
+    Args:
+        recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).
+        overrides: ``key=value`` with the key's full path, such as ``data.fraction=0.5`` or
+            ``methods.mix.algorithms.0.MixTraining.rho=0.25``, or a short one of
+            :mod:`mixplug.lab.recipes.overrides`, such as ``rho=0.25``; values are YAML.
+
+    Raises:
+        FileNotFoundError: there is no such file or shipped recipe.
+        RecipeError: it is not YAML, or has an unknown or mistyped key; the message names the nearest valid one.
+    """
+    path = locate(recipe)
+    try:
+        raw = read(path)
+        for change in overrides:
+            override(raw, change)
+        given = resolved(raw)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: {first_line(error)}") from error
+    _refuse_unknown_keys(given, Recipe, "")
+    try:
+        defaults = OmegaConf.structured(Recipe)
+        if "optimizer" in given:
+            defaults.optimizer = {}  # another optimizer takes the default's place, not a place beside it
+        merged = OmegaConf.merge(defaults, OmegaConf.create(given))
+        return typing.cast(Recipe, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise RecipeError(f"{path}: {key}{first_line(error)}") from error
+
+
+def to_plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as dicts, lists and primitives."""
+    return dataclasses.asdict(recipe)
+
+
+def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
+    """Raise for keys that are not of ``schema``, by their full path, before OmegaConf's own less helpful words."""
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{where or 'a recipe'} must map keys to values, got {given!r}")
+    types = typing.get_type_hints(schema)
+    for key, value in given.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in types:
+            raise RecipeError(f"unknown key {path!r}{did_you_mean(key, types)}; valid here: {sorted(types)}")
+        container = typing.get_origin(types[key]) or types[key]
+        if container is list and not isinstance(value, list):
+            raise RecipeError(f"{path} must be a list, got {value!r}")
+        if container is dict and not isinstance(value, Mapping):
+            raise RecipeError(f"{path} must map names to settings, got {value!r}")
+        optional = [t for t in typing.get_args(types[key]) if dataclasses.is_dataclass(t)]
+        if dataclasses.is_dataclass(types[key]):
+            _refuse_unknown_keys(value, types[key], path)
+        elif typing.get_origin(types[key]) is typing.Union and optional and value is not None:
+            _refuse_unknown_keys(value, optional[0], path)
+        elif typing.get_origin(types[key]) is dict and dataclasses.is_dataclass(typing.get_args(types[key])[1]):
+            for name, item in value.items():
+                _refuse_unknown_keys(item, typing.get_args(types[key])[1], f"{path}.{name}")

@@ -1,0 +1,1 @@
+"""One run: its data, its Trainer, its result, its files."""

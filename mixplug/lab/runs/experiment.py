@@ -1,0 +1,317 @@
+"""One training run of a recipe: a method and a seed in, numbers and pictures' data out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from composer import Trainer
+from composer.callbacks import CheckpointSaver
+from composer.core import Algorithm, Callback, Event, Precision, State, Time, TimeUnit
+from composer.loggers import InMemoryLogger, Logger
+from composer.models import ComposerClassifier
+from composer.optim import ComposerScheduler
+from composer.utils import get_device
+from torchmetrics import MetricCollection
+
+from mixplug.algorithms import FusedBackbonePass, MixTraining, MixupSSLData, PhaseSwitch
+from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
+from mixplug.algorithms.phase_scheduler import PhaseScheduler
+from mixplug.algorithms.trainer.contract import find, find_in
+from mixplug.backbones import backbone_of
+from mixplug.backbones.stems import small_image_stem
+from mixplug.checks import check_choice
+from mixplug.lab.recipes.objects import algorithms_by_name, build, optimizers_by_name, schedulers_by_name, take_apart
+from mixplug.lab.recipes.schema import Recipe
+from mixplug.lab.runs.inputs import Inputs, make_inputs
+from mixplug.lab.runs.results import RunResult
+from mixplug.objectives import MAE, Reconstruction, TwoView
+from mixplug.schedules.phases import Phase, PhasePlan
+
+Progress = Callable[[int, int, str], None]
+
+
+class Experiment:
+    """One run of a recipe, built and ready.
+
+    Args:
+        recipe: The recipe.
+        method: Key of one of its methods.
+        seed: Of the data-limitation subset, the initial weights and the training.
+        progress: Called as ``progress(done, total, text)`` after each epoch (or batch, for runs in batches).
+        save_folder: Where to keep checkpoints of the finished run, ``checkpoint.pt``, and of the end of each phase
+            before, such as ``checkpoint-ssl.pt``; None for nowhere.
+
+    Raises:
+        TypeError: something in the recipe has the wrong type.
+        ValueError: something in the recipe is out of range or unknown.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: str,
+        seed: int,
+        progress: Progress | None = None,
+        save_folder: Path | None = None,
+    ) -> None:
+        check_choice("method", method, recipe.methods)
+        check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
+        check_choice("precision", recipe.precision, [precision.value for precision in Precision])
+        if recipe.compile:
+            check_choice("compile", recipe.compile, torch.compiler.list_backends(None))
+        _check_interval(recipe.eval_interval)
+        self.recipe = recipe
+        device = get_device(recipe.device or None)
+        self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
+        torch.manual_seed(seed)
+        self.model = _make_classifier(recipe, self.inputs)
+        self.algorithms = _make_algorithms(recipe, method, self.inputs)
+        self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
+        self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
+        self._log = InMemoryLogger()
+        self.trainer = Trainer(
+            model=self.model,
+            train_dataloader=self.inputs.train,
+            eval_dataloader=self.inputs.evaluation,
+            max_duration=self.max_duration,
+            eval_interval=recipe.eval_interval,
+            algorithms=self.algorithms,
+            optimizers=make_optimizer(recipe, method, self.model),
+            schedulers=_make_scheduler(recipe, method, self.algorithms),
+            callbacks=[
+                *([] if progress is None else [_ProgressCallback(progress)]),
+                *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration)),
+            ],
+            loggers=[self._log],
+            progress_bar=False,
+            auto_log_hparams=False,
+            precision=recipe.precision,
+            compile_config={"backend": recipe.compile} if recipe.compile else None,
+            device=device,
+            seed=seed,
+        )
+
+    def run(self) -> RunResult:
+        """Train, and return what was measured."""
+        try:
+            self.trainer.fit()
+        finally:
+            self.trainer.close()
+        state = self.trainer.state
+        switch = find_in(self.algorithms, PhaseSwitch)
+        unit = self.max_duration.unit.value
+        if self.plan is None:
+            # A pass for both heads without phases is one long MIX phase.
+            fused = find_in(self.algorithms, FusedBackbonePass)
+            lengths = {(Phase.SL if fused is None else Phase.MIX).value: int(self.max_duration.value)}
+        else:
+            lengths = {span.phase.value: span.length for span in self.plan.phases}
+        objective = getattr(self.model, "ssl_objective", None)
+        return RunResult(
+            accuracy=float(state.eval_metric_values[self._accuracy]),
+            task_accuracies={
+                task: float(state.eval_metric_values[f"{self._accuracy}/{task}"]) for task in self.inputs.tasks if task
+            },
+            seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
+            lengths=lengths,
+            unit=unit,
+            objective=None if objective is None else objective.kind,
+            rho=None if switch is None else float(switch.rho),
+            history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
+            reconstruction=self._reconstruct(objective),
+        )
+
+    def _reconstruct(self, objective: Any) -> Reconstruction | None:
+        if not isinstance(objective, MAE) or not self.recipe.pictures:
+            return None
+        images = _first_images(self.inputs.evaluation, self.recipe.pictures)
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        # The same hidden patches for every method: Fig. 4 of Li et al. compares reconstructions.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pictures = objective.reconstruct(backbone_of(self.model), images.to(device))
+        return Reconstruction(*(picture.float().cpu() for picture in pictures))
+
+
+def _savers(folder: Path, plan: PhasePlan | None, length: Time) -> list[Callback]:
+    """Keep what the run ends with, and each phase before: representations are judged best before labels change them."""
+    ends = {"checkpoint.pt": length}
+    for span in () if plan is None else plan.phases[:-1]:
+        ends[f"checkpoint-{span.phase}.pt"] = Time(span.stop, length.unit)
+    return [
+        CheckpointSaver(
+            folder=str(folder),
+            filename=filename,
+            remote_file_name=None,
+            latest_filename=None,
+            latest_remote_file_name=None,
+            save_interval=_at(end),
+            overwrite=True,
+        )
+        for filename, end in ends.items()
+    ]
+
+
+def _at(end: Time) -> Callable[[State, Event], bool]:
+    checkpoint = Event.EPOCH_CHECKPOINT if end.unit == TimeUnit.EPOCH else Event.BATCH_CHECKPOINT
+    return lambda state, event: event is checkpoint and state.timestamp.get(end.unit).value == end.value
+
+
+def _first_images(batches: Iterable[Any], count: int) -> torch.Tensor:
+    """As many images, or all there are."""
+    taken: list[torch.Tensor] = []
+    for images, _ in batches:
+        taken.append(images)
+        if sum(map(len, taken)) >= count:
+            break
+    return torch.cat(taken)[:count]
+
+
+def _check_interval(interval: str) -> None:
+    try:
+        time = Time.from_timestring(interval)
+    except ValueError as error:
+        raise ValueError(f"eval_interval must be like '10ep', '100ba' or '0.1dur', got {interval!r}") from error
+    if not time.value > 0:
+        raise ValueError(
+            f"eval_interval must be above 0, such as '10ep', '100ba' or '1dur' (the end); got {interval!r}"
+        )
+
+
+def _make_classifier(recipe: Recipe, inputs: Inputs) -> ComposerClassifier:
+    module = make_module(recipe, inputs)
+    # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
+    none = MetricCollection([])
+    if len(inputs.tasks) == 1:
+        return ComposerClassifier(module, train_metrics=none)
+    return MultiTaskClassifier(module, inputs.tasks, train_metrics=none)
+
+
+def make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
+    """The model of ``recipe``, with logits for the classes of all tasks.
+
+    Raises:
+        ValueError: timm cannot make it, or it does not fit the images.
+    """
+    for name in ("in_chans", "num_classes"):
+        if name in recipe.model.args:
+            raise ValueError(f"model.args.{name} comes from the data; leave it out")
+    try:
+        arguments = {"in_chans": inputs.shape[0], "num_classes": sum(inputs.tasks.values()), **recipe.model.args}
+        model = timm.create_model(recipe.model.name, **arguments)
+    except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
+    if recipe.model.small_image_stem:
+        model = small_image_stem(model)
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None and tuple(size) != inputs.shape[1:] and not getattr(model, "dynamic_img_size", False):
+        raise ValueError(
+            f"model.args.img_size is {tuple(size)} but the images of {recipe.data.dataset!r} are {inputs.shape[1:]}; "
+            f"set model.args.img_size={inputs.shape[1]} or data.image_size={size[0]}"
+        )
+    return model
+
+
+def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algorithm]:
+    names = algorithms_by_name()
+    durations = {"ssl_duration": recipe.ssl_duration, "sl_duration": recipe.sl_duration}
+    other_data = {} if inputs.ssl is None else {"ssl_dataloader": inputs.ssl}
+    extra: dict[Any, dict[str, Any]] = {
+        MixTraining: {**durations, **other_data},
+        PhaseSwitch: durations,
+        MixupSSLData: other_data,
+    }
+    made = []
+    for where, specs in (
+        (f"methods.{method}.algorithms", recipe.methods[method].algorithms),
+        ("algorithms", recipe.algorithms),
+    ):
+        for index, spec in enumerate(specs):
+            name, _ = take_apart(spec, f"{where}.{index}")
+            made.append(build(spec, names, f"{where}.{index}", **extra.get(names.get(name), {})))
+    fused = find_in(made, FusedBackbonePass)
+    if fused is not None and isinstance(fused.objective, TwoView) and inputs.normalisation is not None:
+        fused.objective.views.normalised_by(*inputs.normalisation)
+    return made
+
+
+def make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a method, the recipe's unless it has its own.
+
+    Raises:
+        TypeError: as of :func:`mixplug.lab.recipes.objects.build`.
+        ValueError: as of :func:`mixplug.lab.recipes.objects.build`.
+    """
+    own = recipe.methods[method].optimizer
+    where = "optimizer" if own is None else f"methods.{method}.optimizer"
+    return build(recipe.optimizer if own is None else own, optimizers_by_name(), where, params=model.parameters())
+
+
+def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -> ComposerScheduler | None:
+    own = recipe.methods[method].scheduler
+    spec, where = (recipe.scheduler, "scheduler") if own is None else (own, f"methods.{method}.scheduler")
+    if spec is None:
+        return None
+    scheduler = build(spec, schedulers_by_name(), where)
+    if isinstance(scheduler, PhaseScheduler) and find_in(algorithms, PhaseSwitch) is None:
+        return scheduler.alone(Phase.SL)
+    return scheduler
+
+
+def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[PhasePlan | None, Time]:
+    """The plan of a run, if it has phases, and how long it is."""
+    switch = find_in(algorithms, PhaseSwitch)
+    if switch is None:
+        switch = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration)  # checks both
+        assert switch.sl_duration is not None
+        return None, switch.sl_duration
+    if switch.ssl_duration is None or switch.sl_duration is None:
+        raise ValueError("ssl_duration and sl_duration must not be null: leave them out for the recipe's own")
+    plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
+    return plan, Time(plan.total, switch.ssl_duration.unit)
+
+
+def _history(log: InMemoryLogger, unit: TimeUnit, batches: int, metric: str) -> dict[str, list[list[float]]]:
+    """Each logged loss as its mean over every epoch (every batch, for runs in batches), and accuracy."""
+    history = {}
+    for name in ("total", "ssl", "sl"):
+        points: dict[int, list[float]] = {}
+        for timestamp, value in log.data.get(f"loss/train/{name}", []):
+            # A training loss is logged before the clock moves on.
+            points.setdefault(timestamp.get(unit).value + 1, []).append(float(value))
+        kept = {t: [v for v in values if v == v] for t, values in points.items()}  # NaN: no such term here
+        history[name] = [[t, sum(values) / len(values)] for t, values in sorted(kept.items()) if values]
+    if not history["sl"]:  # a run without phases logs one loss
+        history["sl"] = history["total"]
+    history["accuracy"] = []
+    for timestamp, value in log.data.get(f"metrics/eval/{metric}", []):
+        time: float = timestamp.get(unit).value
+        if unit == TimeUnit.EPOCH:  # the last evaluation comes after the last batch, before the epoch ends
+            time += timestamp.batch_in_epoch.value / batches
+        history["accuracy"].append([time, float(value)])
+    return history
+
+
+class _ProgressCallback(Callback):
+    """Tells how far the run is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        assert state.max_duration is not None
+        total, unit = state.max_duration.value, state.max_duration.unit
+        done = state.timestamp.get(unit).value
+        at_end_of_epoch = state.dataloader_len is not None and state.timestamp.batch_in_epoch == state.dataloader_len
+        if unit == TimeUnit.EPOCH and not at_end_of_epoch:
+            return
+        switch = find(state, PhaseSwitch)
+        phase = "sl" if switch is None else switch.position(state).phase.value
+        loss = state.total_loss_dict.get("loss/train/total", float("nan"))
+        done += unit == TimeUnit.EPOCH
+        self.progress(done, total, f"{phase.upper()}, {unit.name.lower()} {done} of {total}, loss {loss:.3f}")

@@ -1,0 +1,83 @@
+"""The command that makes a result again, as results keep it, and its folder. Needs neither torch nor Composer."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixplug.lab.recipes.files import RecipeError, shipped_recipes
+
+STARTED = "started.json"
+"""What a folder of results holds as long as it is unfinished: what is to be run there."""
+
+
+def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = (), seeds: int | None = None) -> str:
+    """``mixplug COMMAND RECIPE ...`` without the folder of the results, the recipe by a name free of this machine's.
+
+    Args:
+        command: 'compare' or 'sweep'.
+        recipe: A recipe's file or name.
+        overrides: What follows it.
+        seeds: What ``--seeds`` was, None for nothing.
+    """
+    words = ["mixplug", command, _name(Path(recipe)), *overrides]
+    if seeds is not None:
+        words += ["--seeds", str(seeds)]
+    return shlex.join(words)
+
+
+def bench_command(
+    recipe: str | Path, overrides: Sequence[str], device: str | None, turns: int, steps: int, *more: str
+) -> str:
+    """The command line of a benchmark, ``more`` being its further options; see :func:`command_line`."""
+    words = [*([] if device is None else ["--device", device]), "--turns", str(turns), "--steps", str(steps), *more]
+    return shlex.join([*shlex.split(command_line("bench", recipe, overrides)), *words])
+
+
+def with_out(command: str, out: Path) -> str:
+    """The command with the folder that its results are in, in place of any that it names; empty if it is empty."""
+    if not command:
+        return ""
+    words = shlex.split(command)
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    if out.is_absolute() and out.is_relative_to(Path.cwd()):
+        out = out.relative_to(Path.cwd())
+    return shlex.join([*words, "--out", out.as_posix()])
+
+
+def check_out(out: Path, kind: str = "") -> None:
+    """Refuse a folder that results cannot go to.
+
+    Args:
+        out: The folder, which need not exist.
+        kind: 'comparison' or 'sweep', of which there must be no other one in it; empty for either.
+
+    Raises:
+        NotADirectoryError: it, or what it would be in, is a file.
+        RecipeError: it holds a sweep where a comparison is to go, or the other way round.
+    """
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"--out {out}: {path} is a file; name a folder")
+    for name in (STARTED, "results.json"):
+        try:
+            content = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # none, or damaged: it is written anew
+        there = content.get("kind", "sweep" if "points" in content else "") if isinstance(content, dict) else ""
+        if kind and there in ("comparison", "sweep") and there != kind:
+            raise RecipeError(f"{out} holds a {there}, and a {kind} cannot go to the same folder; choose another --out")
+
+
+def _name(recipe: Path) -> str:
+    if not recipe.is_absolute():
+        return recipe.as_posix()
+    for name, path in shipped_recipes().items():
+        if recipe.resolve() == path.resolve():
+            return name
+    here = Path.cwd()
+    return recipe.relative_to(here).as_posix() if recipe.is_relative_to(here) else recipe.name

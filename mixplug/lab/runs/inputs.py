@@ -1,0 +1,174 @@
+"""What a recipe trains and evaluates on: its data sets as loaders."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mixplug.data.datasets import DataSplit, UnlabelledImages, load_dataset, load_unlabelled
+from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
+from mixplug.lab.recipes.schema import DataConfig, ImagesConfig, Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a run.
+
+    Attributes:
+        train: Batches of labelled images, augmented.
+        evaluation: Batches of test images.
+        ssl: Batches of other images for self-supervised learning; None where they are the labelled ones.
+        shape: Channels, height and width of all images.
+        tasks: Classes of each task by name; one nameless task where there is one.
+        normalisation: Mean and standard deviation of the images for self-supervised learning, by which they are
+            normalised; None where those of the tasks differ.
+        summary: What was loaded, as primitives: by the section of the recipe, numbers of images and of classes, and
+            their shape.
+    """
+
+    train: Any
+    evaluation: Any
+    ssl: Any
+    shape: tuple[int, int, int]
+    tasks: dict[str, int]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
+    summary: dict[str, dict[str, Any]]
+
+
+def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
+    """Load what ``recipe`` names.
+
+    Args:
+        recipe: The recipe.
+        seed: Of the data-limitation subsets, the order of the images and their augmentation.
+        device: Where images that are kept in memory lie.
+
+    Raises:
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is out of range, or data sets do not go together.
+        FileNotFoundError: data is not there.
+    """
+    configs = recipe.task_data() or {"": recipe.data}
+    splits: dict[str, DataSplit] = {}
+    train, evaluation, summary = {}, {}, {}
+    for name, config in configs.items():
+        key = f"tasks.{name}" if name else "data"
+        with _naming(key):
+            split = _load(config, seed, key)
+            train[name] = split.train_loader(recipe.data.batch_size, **_pipeline(recipe, config, seed, device))
+            evaluation[name] = split.eval_loader(
+                recipe.data.eval_batch_size, device=device, workers=recipe.data.workers
+            )
+        splits[name] = split
+        summary[key] = {
+            "training_images": len(split.train),
+            "test_images": len(split.test),
+            "classes": split.classes,
+            "shape": list(split.shape),
+        }
+    tasks = {name: split.classes for name, split in splits.items()}
+    shapes = {name: split.shape for name, split in splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"tasks: their images must have one shape (channels, height, width), got {shapes}; set "
+            f"data.image_size, and use images of as many channels"
+        )
+    first = next(iter(splits.values()))
+    several = len(tasks) > 1
+    normalisations = {(tuple(split.mean), tuple(split.std)) for split in splits.values()}
+    ssl = None
+    if recipe.ssl_data is not None:
+        with _naming("ssl_data"):
+            other = _load_ssl(recipe.ssl_data, first.shape, seed)
+            ssl = other.loader(recipe.data.batch_size, **_pipeline(recipe, recipe.ssl_data, seed, device))
+        normalisations = {(tuple(other.mean), tuple(other.std))}
+        summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
+    return Inputs(
+        train=MultiTaskLoader(train, tasks, seed) if several else train[""],
+        evaluation=MultiTaskEvalLoader(evaluation, tasks) if several else evaluation[""],
+        ssl=ssl,
+        shape=first.shape,
+        tasks=tasks,
+        normalisation=normalisations.pop() if len(normalisations) == 1 else None,
+        summary=summary,
+    )
+
+
+def probe_loaders(recipe: Recipe, seed: int, device: torch.device) -> dict[str, tuple[Any, Any]]:
+    """Batches of the labelled training images (the recipe's share of them) and of the test images, for probes.
+
+    Args:
+        recipe: The recipe.
+        seed: Of the data-limitation subsets.
+        device: Where images that are kept in memory lie.
+
+    Returns:
+        Both loaders for each task, neither shuffled nor augmented; for one nameless task where there is one.
+
+    Raises:
+        TypeError: as of :func:`make_inputs`.
+        ValueError: as of :func:`make_inputs`.
+        FileNotFoundError: data is not there.
+    """
+    loaders = {}
+    for name, config in (recipe.task_data() or {"": recipe.data}).items():
+        key = f"tasks.{name}" if name else "data"
+        with _naming(key):
+            split = _load(config, seed, key)
+            batch_size, options = recipe.data.eval_batch_size, {"device": device, "workers": recipe.data.workers}
+            train = split.train_loader(batch_size, shuffle=False, **options)
+            loaders[name] = (train, split.eval_loader(batch_size, **options))
+    return loaders
+
+
+def _load(config: DataConfig, seed: int, key: str) -> DataSplit:
+    return load_dataset(config.dataset, config.fraction, seed, **_options(config), test=config.test, key=key)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Have the messages of errors say which section of the recipe they are about."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        if f"{key}." in str(error):
+            raise
+        kind = next(k for k in (FileNotFoundError, OSError, TypeError, ValueError) if isinstance(error, k))
+        raise kind(f"{key}: {error}") from error
+
+
+def _load_ssl(config: ImagesConfig, labelled: tuple[int, int, int], seed: int) -> UnlabelledImages:
+    _, height, width = labelled
+    if config.image_size is None and height == width:
+        config = dataclasses.replace(config, image_size=height)
+    other = load_unlabelled(config.dataset, config.fraction, seed, **_options(config))
+    if other.shape != labelled:
+        raise ValueError(
+            f"ssl_data: its images are {other.shape}, the labelled ones {labelled} (channels, height, width); "
+            f"set ssl_data.image_size, and use images of as many channels"
+        )
+    return other
+
+
+def _options(config: ImagesConfig) -> dict[str, Any]:
+    """Of how to load images, what all sections of a recipe have."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(ImagesConfig)
+        if field.name not in ("dataset", "fraction", "crop_padding", "flip")
+    }
+
+
+def _pipeline(recipe: Recipe, config: ImagesConfig, seed: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "crop_padding": config.crop_padding,
+        "flip": config.flip,
+        "seed": seed,
+        "device": device,
+        "workers": recipe.data.workers,
+    }

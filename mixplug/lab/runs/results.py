@@ -1,0 +1,175 @@
+"""What runs measured, over seeds and side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mixplug.lab.recipes.overrides import argument_of
+from mixplug.lab.recipes.schema import Recipe, to_plain
+from mixplug.lab.runs.mean_std import Spread
+from mixplug.objectives import Reconstruction
+
+
+@dataclass
+class RunResult:
+    """What one run measured.
+
+    Attributes:
+        accuracy: Share of correct test images after training, in [0, 1]; with several tasks their average.
+        seconds: Training wall-clock time, evaluation excluded.
+        lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
+        unit: 'ep' or 'ba'.
+        objective: The objective's :attr:`mixplug.Objective.kind`, None without one.
+        rho: Mix ratio, None for a method without phases.
+        history: Losses (means since the point before) and accuracy over the run: each a list of [time, value]
+            with time in ``unit``.
+        reconstruction: Pictures of the finished model, None without an MAE.
+        task_accuracies: By task, where there are several; ``accuracy`` is their average then.
+    """
+
+    accuracy: float
+    seconds: float
+    lengths: dict[str, int]
+    unit: str
+    objective: str | None
+    rho: float | None
+    history: dict[str, list[list[float]]]
+    reconstruction: Reconstruction | None = field(default=None, repr=False)
+    task_accuracies: dict[str, float] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, Any]:
+        """All but the pictures, as primitives."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reconstruction"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's line of the table.
+
+    Attributes:
+        method: Its key in the recipe.
+        label: Its name.
+        accuracy: On the test images, in [0, 1].
+        tasks: The accuracy of each task, where there are several.
+        seconds: Training latency, evaluation excluded.
+        speedup: Latency of the SSL+SL with the same objective over this one's, seed by seed; None for a method
+            that has no such baseline.
+        lengths: Units in each phase.
+        unit: 'ep' or 'ba'.
+        is_baseline: Whether this is the SSL+SL that speedups are over.
+    """
+
+    method: str
+    label: str
+    accuracy: Spread
+    tasks: dict[str, Spread]
+    seconds: Spread
+    speedup: Spread | None
+    lengths: dict[str, int]
+    unit: str
+    is_baseline: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished runs of a recipe.
+
+    Attributes:
+        recipe: The recipe.
+        runs: The result of each method and seed.
+    """
+
+    recipe: Recipe
+    runs: dict[tuple[str, int], RunResult]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of each method."""
+        return self.recipe.all_seeds()
+
+    def of(self, method: str) -> list[RunResult]:
+        """The runs of a method, by seed."""
+        return [self.runs[method, seed] for seed in self.seeds]
+
+    def rows(self) -> list[Row]:
+        """The table, in the recipe's order."""
+        return [self._row(method) for method in self.recipe.methods]
+
+    def baseline_of(self, method: str) -> str | None:
+        """The SSL+SL (rho = 0) with the same objective as ``method``, which may be the method itself."""
+        objective = self.of(method)[0].objective
+        if objective is None:
+            return None
+        return next(
+            (m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.objective == objective), None
+        )
+
+    def parameters(self, method: str) -> dict[str, float | None]:
+        """What the paper's studies vary , as the runs of a method had it.
+
+        None is what cannot be compared: epochs that differ between SSL and SL, an alpha that is a ramp, and alpha and
+        rho of a method without.
+        """
+        run = self.of(method)[0]
+        ssl, mix, sl = (run.lengths.get(phase, 0) for phase in ("ssl", "mix", "sl"))
+        comparable = run.unit == "ep" and (run.rho is None or ssl == sl)
+        return {
+            "fraction": self.recipe.data.fraction,
+            "epochs": float(sl + mix) if comparable else None,
+            "alpha": argument_of(to_plain(self.recipe), method, "alpha"),
+            "rho": run.rho,
+        }
+
+    def _row(self, method: str) -> Row:
+        runs, baseline = self.of(method), self.baseline_of(method)
+        speedup = None
+        if baseline is not None:
+            speedup = Spread.of(b.seconds / r.seconds for b, r in zip(self.of(baseline), runs, strict=True))
+        return Row(
+            method,
+            self.recipe.methods[method].label,
+            Spread.of(run.accuracy for run in runs),
+            {task: Spread.of(run.task_accuracies[task] for run in runs) for task in runs[0].task_accuracies},
+            Spread.of(run.seconds for run in runs),
+            speedup,
+            runs[0].lengths,
+            runs[0].unit,
+            baseline == method,
+        )
+
+
+@dataclass(frozen=True)
+class Point:
+    """A comparison at one point of a sweep.
+
+    Attributes:
+        values: What was swept, by the key as it was given.
+        folder: Name of its folder inside of the sweep's.
+        comparison: Its finished runs.
+    """
+
+    values: dict[str, Any]
+    folder: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Finished comparisons over the values of some keys.
+
+    Attributes:
+        points: In the order of the product, the last key's values next to each other. There is at least one.
+    """
+
+    points: tuple[Point, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """What was swept."""
+        return list(self.points[0].values)
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """The comparison of each point."""
+        return [point.comparison for point in self.points]

@@ -1,0 +1,127 @@
+"""A recipe's methods side by side: accuracy, training latency, speedup.
+
+Each finished run is written at once (see :mod:`mixplug.lab.runs.files`), so that an interrupted comparison started
+again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mixplug.lab.pages import pictures
+from mixplug.lab.pages.tables import comparison_table, measured
+from mixplug.lab.recipes.schema import Recipe, to_plain
+from mixplug.lab.runs.environment import describe_environment
+from mixplug.lab.runs.experiment import Experiment, Progress
+from mixplug.lab.runs.files import check_data, load_run, save_run, write
+from mixplug.lab.runs.folders import STARTED, check_out, with_out
+from mixplug.lab.runs.results import Comparison
+
+Announce = Callable[[str], None]
+
+
+def compare(
+    recipe: Recipe,
+    out: Path,
+    announce: Announce = print,
+    progress: Progress | None = None,
+    command: str = "",
+    checked: bool = False,
+) -> Comparison:
+    """Run every method of ``recipe`` with every seed, and leave results, table and pictures in ``out``.
+
+    Seeds are the outer loop: on a machine whose speed drifts, the methods of a seed drift together.
+
+    Args:
+        recipe: What to compare.
+        out: A folder, made if missing; runs that are finished there are not run again.
+        announce: Called with a line of text at each finished or found run.
+        progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
+        command: The command line that asks for this, for whoever reads the results.
+        checked: Whether every method is known to build.
+
+    Raises:
+        RecipeError: ``out`` holds runs of other settings or data, or a sweep.
+        NotADirectoryError: ``out`` is a file.
+    """
+    check_out(out, "comparison")
+    cells = cells_of(recipe)
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    runs = {cell: load_run(recipe, *cell, out) for cell in cells}
+    found = sum(run is not None for run in runs.values())
+    if found:
+        announce(f"{out} holds {found} of {len(cells)} runs; going on with the other {len(cells) - found}")
+    elif not checked:
+        # The first error of a recipe should come before minutes of training, not after: build each method once.
+        for method in recipe.methods:
+            check_method(recipe, method)
+    started = {"kind": "comparison", "command": with_out(command, out), **expected_runs(recipe)}
+    write(out / STARTED, json.dumps(started, indent=1))
+    for number, cell in enumerate(cells, start=1):
+        if runs[cell] is None:
+            method, seed = cell
+            name = f"[{number}/{len(cells)}] {recipe.methods[method].label}, seed {seed}"
+            experiment = Experiment(recipe, method, seed, named(progress, name))
+            data = experiment.inputs.summary
+            check_data((other for other, run in runs.items() if run is not None), out, data)
+            result = experiment.run()
+            save_run(recipe, method, seed, out, result, data)
+            runs[cell] = result
+            announce(f"{name}: accuracy {100 * result.accuracy:.2f}% in {result.seconds:.1f} s")
+    finished = Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None})
+    _write_outputs(finished, out, command)
+    (out / STARTED).unlink(missing_ok=True)
+    return finished
+
+
+def cells_of(recipe: Recipe) -> list[tuple[str, int]]:
+    """The runs of a comparison in their order: method and seed."""
+    return [(method, seed) for seed in recipe.all_seeds() for method in recipe.methods]
+
+
+def check_method(recipe: Recipe, method: str) -> None:
+    """Build a method, which finds all that is wrong with it short of training."""
+    Experiment(recipe, method, recipe.first_seed).trainer.close()
+
+
+def expected_runs(recipe: Recipe) -> dict[str, Any]:
+    """What a comparison is about and which runs it consists of, as primitives."""
+    runs = [{"method": m, "label": recipe.methods[m].label, "seed": seed} for m, seed in cells_of(recipe)]
+    return {"description": recipe.description, "runs": runs}
+
+
+def summary(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as primitives: recipe, table and every run."""
+    runs = [
+        {"method": method, "seed": seed, **result.numbers()}
+        for (method, seed), result in sorted(comparison.runs.items())
+    ]
+    table = [dataclasses.asdict(row) for row in comparison.rows()]
+    return {"recipe": to_plain(comparison.recipe), "table": table, "runs": runs}
+
+
+def named(progress: Progress | None, name: str) -> Progress | None:
+    """``progress`` that says which run it is about."""
+    return None if progress is None else lambda done, total, text: progress(done, total, f"{name}: {text}")
+
+
+def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
+    content = {"kind": "comparison", "command": command, **describe_environment(), **summary(comparison)}
+    write(out / "results.json", json.dumps(content, indent=1))
+    write(out / "table.md", comparison_table(comparison).markdown(measured(comparison)))
+    pictures.pareto(comparison).savefig(out / "pareto.png")
+    pictures.curves({comparison.recipe.methods[m].label: comparison.of(m) for m in comparison.recipe.methods}).savefig(
+        out / "curves.png"
+    )
+    first = comparison.seeds[0]
+    shown = {
+        comparison.recipe.methods[m].label: r
+        for m in comparison.recipe.methods
+        if (r := comparison.runs[m, first].reconstruction) is not None
+    }
+    if shown:
+        pictures.reconstructions(shown).savefig(out / "reconstructions.png")

@@ -1,0 +1,143 @@
+"""Parameter studies: a recipe's methods side by side at every point of a grid (Li et al., section 3.3).
+
+Each point is a comparison with a folder of its own, so an interrupted sweep goes on where it stopped. Points share the
+runs that do not depend on what is swept: SL and SSL+SL know no alpha.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixplug.lab.pages.sweep_pictures import accuracy, trade_off
+from mixplug.lab.pages.tables import measured, sweep_table
+from mixplug.lab.recipes.grid import GridPoint, grid_points, read_points
+from mixplug.lab.recipes.schema import Recipe
+from mixplug.lab.runs.environment import describe_environment
+from mixplug.lab.runs.experiment import Progress
+from mixplug.lab.runs.files import copy_run, load_run, run_paths, settings_of, write
+from mixplug.lab.runs.folders import STARTED, check_out, command_line, with_out
+from mixplug.lab.runs.results import Point, Sweep
+from mixplug.lab.studies.compare import Announce, cells_of, check_method, compare, expected_runs, named, summary
+
+Identity = tuple[str, int]
+"""What makes two runs the same: settings and seed."""
+
+
+def sweep(
+    recipe: str | Path,
+    arguments: Sequence[str],
+    out: Path,
+    seeds: int | None = None,
+    announce: Announce = print,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Compare a recipe's methods at every point of a grid, and leave results, table and pictures in ``out``.
+
+    Every method of every point is built once before the first run, so that what is wrong shows first.
+
+    Args:
+        recipe: A YAML file, or the name of a shipped recipe.
+        arguments: ``key=value`` each; several values with commas between them are swept. See
+            :func:`mixplug.lab.recipes.grid.grid_points` and :mod:`mixplug.lab.recipes.overrides`.
+        out: A folder, made if missing; runs that are finished there are not run again.
+        seeds: How often each method is run at each point, None for the recipe's.
+        announce: Called with a line of text at each finished, found or shared run.
+        progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
+
+    Raises:
+        ValueError: nothing is swept, or something in the recipe is wrong at one of the points.
+        RecipeError: ``out`` holds runs of other settings, or a comparison.
+        NotADirectoryError: ``out`` is a file.
+    """
+    check_out(out, "sweep")
+    grid = grid_points(arguments)
+    recipes = read_points(recipe, grid, seeds)
+    command = command_line("sweep", recipe, arguments, seeds)
+    trained = _found(grid, recipes, out)
+    out.mkdir(parents=True, exist_ok=True)
+    write(out / STARTED, json.dumps(_expected(grid, recipes, with_out(command, out)), indent=1))
+    points = []
+    for number, (point, settings) in enumerate(zip(grid, recipes, strict=True), start=1):
+        folder, name = out / point.folder, f"({number}/{len(grid)}) {point.label}"
+        announce_point = _prefixed(announce, name)
+        _reuse(settings, folder, trained, announce_point)
+        comparison = compare(
+            settings,
+            folder,
+            announce_point,
+            named(progress, name),
+            command_line("compare", recipe, point.overrides, seeds),
+            checked=True,
+        )
+        for cell in cells_of(settings):
+            trained.setdefault(_identity(settings, *cell), run_paths(*cell, folder)[0])
+        points.append(Point(point.values, point.folder, comparison))
+    finished = Sweep(tuple(points))
+    _write_outputs(finished, out, command)
+    (out / STARTED).unlink(missing_ok=True)
+    return finished
+
+
+def _prefixed(announce: Announce, name: str) -> Announce:
+    return lambda line: announce(f"{name}: {line}")
+
+
+def _found(grid: Sequence[GridPoint], recipes: Sequence[Recipe], out: Path) -> dict[Identity, Path]:
+    """The finished runs in ``out``; methods of points without any are built once, to find what is wrong with them."""
+    trained: dict[Identity, Path] = {}
+    unseen = []
+    for point, recipe in zip(grid, recipes, strict=True):
+        cells = [cell for cell in cells_of(recipe) if load_run(recipe, *cell, out / point.folder) is not None]
+        for cell in cells:
+            trained.setdefault(_identity(recipe, *cell), run_paths(*cell, out / point.folder)[0])
+        if not cells:
+            unseen.append(recipe)
+    built = {settings for settings, _ in trained}
+    for recipe in unseen:
+        for method in recipe.methods:
+            settings, _ = _identity(recipe, method, recipe.first_seed)
+            if settings not in built:
+                check_method(recipe, method)
+                built.add(settings)
+    return trained
+
+
+def _reuse(recipe: Recipe, folder: Path, trained: dict[Identity, Path], announce: Announce) -> None:
+    """Take the runs that ``folder`` lacks from points that have the same ones."""
+    for method, seed in cells_of(recipe):
+        source = trained.get(_identity(recipe, method, seed))
+        if source is None or run_paths(method, seed, folder)[0].exists():
+            continue
+        origin = json.loads(source.read_text()).get("reused_from", source.parent.parent.name)
+        copy_run(source, method, seed, folder, origin)
+        announce(f"{recipe.methods[method].label}, seed {seed}: same settings as {origin}, reused")
+
+
+def _identity(recipe: Recipe, method: str, seed: int) -> Identity:
+    return json.dumps(settings_of(recipe, method), sort_keys=True), seed
+
+
+def _expected(grid: Sequence[GridPoint], recipes: Sequence[Recipe], command: str) -> dict[str, object]:
+    points = [
+        {"label": point.label, "folder": point.folder, "runs": expected_runs(recipe)["runs"]}
+        for point, recipe in zip(grid, recipes, strict=True)
+    ]
+    return {"kind": "sweep", "command": command, "description": recipes[0].description, "points": points}
+
+
+def _write_outputs(finished: Sweep, out: Path, command: str) -> None:
+    points = [{"values": p.values, "folder": p.folder, **summary(p.comparison)} for p in finished.points]
+    content = {"kind": "sweep", "command": command, **describe_environment(), "points": points}
+    write(out / "results.json", json.dumps(content, indent=1))
+    write(out / "table.md", sweep_table(finished).markdown(*_shared(finished), measured(finished.comparisons[0])))
+    accuracy(finished).savefig(out / "accuracy.png")
+    trade_off(finished).savefig(out / "pareto.png")
+
+
+def _shared(finished: Sweep) -> list[str]:
+    """A sentence on the runs that points share, if they do."""
+    runs = [_identity(c.recipe, *cell) for c in finished.comparisons for cell in cells_of(c.recipe)]
+    shared = len(runs) - len(set(runs))
+    return [f"Trained once for all rows that have the same settings: {shared} of {len(runs)} runs."] if shared else []

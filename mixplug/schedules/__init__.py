@@ -1,0 +1,1 @@
+"""When: phases, and the shapes of numbers that change. Pure Python."""

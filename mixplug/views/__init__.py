@@ -1,0 +1,1 @@
+"""What the encoder is shown: augmentation, views, mixing."""

@@ -1,0 +1,351 @@
+"""Two-view self-supervised objectives' views: whole batches augmented on the device they lie on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixplug.checks import check_bool, check_choice, check_int, check_per_channel, check_range
+from mixplug.schedules.shapes import Ramp, Schedule, check_schedule, value_at
+from mixplug.views.augmentation import beside, flip, resized_crop, shift_hue
+from mixplug.views.recipes import VIEW_RECIPES, ViewRecipe
+
+__all__ = ["VIEW_RECIPES", "ViewRecipe", "Views"]
+
+_TRIES = 10
+"""How often a window is drawn that may not fit into the image: torchvision's number."""
+
+
+class Views(nn.Module):
+    """Random views of a batch of images, made where the images lie, so that a batch stays ``(x, y)``.
+
+    Each image of a batch gets random numbers of its own (but for the order of the jitter's four steps, drawn once
+    for a batch). They come from torch's global CPU generator, whatever the device: the same generator state gives
+    the same views, so a run that restores it resumes bit for bit. In distributed training each process must have
+    seeded it differently (Composer does). How many numbers are drawn depends on the batch's size and the magnitude.
+
+    Views are what torchvision's ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ColorJitter``,
+    ``RandomGrayscale``, ``GaussianBlur`` and ``RandomSolarize`` make of single images, in this order. Images need
+    not have three channels: with another number, jitter changes brightness and contrast only, and there is no
+    grayscale. No gradients flow through views.
+
+    **Small images.** The published practice for CIFAR's 32x32 (SimSiam's appendix D, solo-learn) is
+    ``Views("simsiam", blur=False)``: crops of at least a fifth of the image, weaker jitter, no blur.
+
+    **Magnitude** in [0, 1] scales all strengths at once: 1 is the recipe, 0 the image as it is but for the flip; see
+    :meth:`ViewRecipe.scaled`. It may be another number at each call at no cost.
+
+    It has no parameters and leaves nothing in a ``state_dict``; its ``repr`` shows all settings.
+
+    Args:
+        recipe: Name of a pair in ``VIEW_RECIPES`` (simclr, simsiam, byol, mocov2, mocov3, dino), settings for both
+            views, or a pair of settings.
+        mean: By what the images were normalised, one number for each channel or one for all: taken back before
+            augmentation, as colours are changed in [0, 1], and done again after it. None if images are in [0, 1].
+        std: What they were divided by then, above 0.
+        magnitude: A number in [0, 1], or a :class:`Ramp` for :meth:`magnitude_at`.
+        blur: False leaves out all blur, as is usual for small images.
+        local_scale: Range of the share of the area of :meth:`local` crops, in (0, 1]; DINO's by default.
+
+    Raises:
+        ImportError: kornia is not installed.
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is out of range, or there is no such recipe.
+
+    Example:
+        >>> views = Views("simsiam", blur=False)
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> one, other = views(images, 0), views(images, 1)
+        >>> one.shape
+        torch.Size([8, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        recipe: str | ViewRecipe | tuple[ViewRecipe, ViewRecipe] = "simclr",
+        *,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        magnitude: Schedule = 1.0,
+        blur: bool = True,
+        local_scale: tuple[float, float] = (0.05, 0.4),
+    ) -> None:
+        super().__init__()
+        if find_spec("kornia") is None:
+            raise ImportError("views of images need kornia: pip install 'mixplug[views]'")
+        self.magnitude = check_schedule("magnitude", magnitude, 0, 1)
+        self.local_scale = check_range("local_scale", local_scale, 1.0)
+        first, second = _pair(recipe)
+        if not check_bool("blur", blur):
+            first, second = (dataclasses.replace(one, blur_p=0.0) for one in (first, second))
+        self.recipes = (first, second)
+        self.mean: tuple[float, ...] | None = None
+        self.std: tuple[float, ...] | None = None
+        self._range_known = False
+        if mean is not None or std is not None:
+            self.normalised_by(mean, std)
+
+    def extra_repr(self) -> str:
+        """All settings."""
+        names = ("recipes", "mean", "std", "magnitude", "local_scale")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def normalised_by(self, mean: Sequence[float] | float | None, std: Sequence[float] | float | None) -> Views:
+        """Take images to be normalised by ``mean`` and ``std`` if the constructor was not told so; return self.
+
+        Raises:
+            TypeError: a number is none.
+            ValueError: they are not equally many, infinite, or a ``std`` is not above 0.
+        """
+        if self.mean is None:
+            if mean is None or std is None:
+                raise ValueError(f"mean and std must be given together, got mean={mean!r}, std={std!r}")
+            means, stds = _numbers("mean", mean, -math.inf), _numbers("std", std, 0)
+            if len(means) != len(stds):
+                raise ValueError(f"mean and std must be equally many, got {len(means)} and {len(stds)} numbers")
+            self.mean, self.std = means, stds
+            self._range_known = False
+        return self
+
+    def magnitude_at(self, progress: float) -> float:
+        """The magnitude at ``progress`` in [0, 1], to be passed on to the calls of a step."""
+        return value_at(self.magnitude, progress)
+
+    @torch.jit.ignore
+    def forward(self, images: Tensor, which: int = 0, magnitude: float | None = None) -> Tensor:
+        """One random view of each image.
+
+        Args:
+            images: ``(B, C, H, W)``, of any float type, at least 2 pixels high and wide.
+            which: View 0 or 1 of the recipe.
+            magnitude: In [0, 1]; None for the one that these views were made with.
+
+        Returns:
+            A new tensor of the images' shape, type and device, normalised as they are.
+
+        Raises:
+            TypeError: ``images`` is not a tensor of floats, or a number has the wrong type.
+            ValueError: ``images`` has another shape, ``which`` is neither 0 nor 1, ``magnitude`` is out of range or
+                missing where it was to be a ramp; of the first batch also: pixels are not in [0, 1].
+        """
+        if which not in (0, 1):
+            raise ValueError(f"which must be 0 or 1, the view of the recipe, got {which!r}")
+        return self._view(images, self.recipes[which], None, magnitude)
+
+    @torch.jit.ignore
+    def local(self, images: Tensor, size: int, magnitude: float | None = None) -> Tensor:
+        """One random crop of ``local_scale`` of each image, brought to ``size``: DINO's local views.
+
+        The rest is as in view 0, but for a blur of at most every second image and no solarisation.
+
+        Args:
+            images: As for :meth:`forward`.
+            size: Height and width of the result, at least 2.
+            magnitude: As for :meth:`forward`; at 0 the whole image, resized.
+
+        Returns:
+            ``(B, C, size, size)``, of the images' type and device.
+
+        Raises:
+            TypeError: as for :meth:`forward`.
+            ValueError: as for :meth:`forward`, or ``size`` is below 2.
+        """
+        side = check_int("size", size, 2)
+        return self._view(images, self.recipes[0].local(self.local_scale), (side, side), magnitude)
+
+    @torch.no_grad()
+    def _view(
+        self, images: Tensor, recipe: ViewRecipe, size: tuple[int, int] | None, magnitude: float | None
+    ) -> Tensor:
+        _check_images(images)
+        if magnitude is None:
+            if isinstance(self.magnitude, Ramp):
+                raise ValueError(
+                    f"magnitude is {self.magnitude}: say where on it a call is, with "
+                    f"magnitude=views.magnitude_at(progress)"
+                )
+            magnitude = self.magnitude
+        device = images.device
+        # Colours and small windows need float32, and half-precision products would blur the image's values.
+        with torch.autocast(device.type, enabled=False):
+            mean, std = self._statistics(images)
+            pixels = torch.addcmul(mean, images.float(), std)
+            self._check_range(pixels)
+            view = _augment(pixels.clamp_(0, 1), recipe.scaled(magnitude), size or images.shape[-2:], magnitude)
+            return view.sub_(mean).div_(std).to(images.dtype)
+
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``(1 or C, 1, 1)`` each: mean and standard deviation, 0 and 1 where there are none."""
+        mean, std = self.mean or (0.0,), self.std or (1.0,)
+        if len(mean) not in (1, images.shape[1]):
+            raise ValueError(
+                f"mean and std must have 1 number or {images.shape[1]}, as many as images have channels; "
+                f"these views have {len(mean)}"
+            )
+        numbers = beside(images, torch.tensor([mean, std], dtype=torch.float32, device="cpu"))
+        return numbers[0].view(-1, 1, 1), numbers[1].view(-1, 1, 1)
+
+    def _check_range(self, pixels: Tensor) -> None:
+        """Of the first batch only: later ones would make a GPU wait."""
+        if self._range_known:
+            return
+        low, high = (float(end) for end in pixels.aminmax())
+        if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
+            after = f" after taking back mean={self.mean}, std={self.std}" if self.mean else ""
+            fix = (
+                "those by which they were normalised" if self.mean else "if the images are normalised, else scale them"
+            )
+            raise ValueError(
+                f"views need pixels in [0, 1], got images from {low:.4g} to {high:.4g}{after}; give Views mean= and "
+                f"std=, {fix}"
+            )
+        self._range_known = True
+
+
+_TOLERANCE = 0.05
+"""Of the range of pixels: what half precision makes of normalised numbers."""
+
+
+def _pair(recipe: Any) -> tuple[ViewRecipe, ViewRecipe]:
+    if isinstance(recipe, str):
+        return VIEW_RECIPES[check_choice("recipe", recipe, VIEW_RECIPES)]
+    pair = (recipe, recipe) if isinstance(recipe, ViewRecipe) else recipe
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(one, ViewRecipe) for one in pair):
+        raise TypeError(
+            f"recipe must be one of {list(VIEW_RECIPES)}, a ViewRecipe or a pair of them, got {recipe!r} of type "
+            f"{type(recipe).__name__}"
+        )
+    return pair[0], pair[1]
+
+
+def _numbers(name: str, values: Any, above: float) -> tuple[float, ...]:
+    values = values if isinstance(values, Sequence) else (values,)
+    return tuple(float(value) for value in check_per_channel(name, values, len(values), above))
+
+
+def _check_images(images: Any) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        raise TypeError(
+            f"images must be a tensor of floats (B, C, H, W), got {getattr(images, 'dtype', type(images).__name__)}"
+        )
+    if images.ndim != 4 or not images.numel() or min(images.shape[-2:]) < 2:
+        raise ValueError(
+            f"images must be (B, C, H, W) with at least one image and channel, 2 pixels high and wide, got "
+            f"{tuple(images.shape)}"
+        )
+
+
+def _augment(images: Tensor, recipe: ViewRecipe, size: Sequence[int], magnitude: float) -> Tensor:
+    """A view of images in [0, 1]. Numbers are drawn for all images, applied or not."""
+    images = _crop(images, recipe, (size[0], size[1]), magnitude)
+    if recipe.flip_p:
+        images = flip(images, _happens(images, recipe.flip_p))
+    if recipe.jitter_p and any(recipe.jitter):
+        images = _jitter(images, recipe)
+    if images.shape[1] == 3:
+        images = _on_some(images, recipe.grayscale_p, lambda some, _: _grey(some).expand_as(some))
+    images = _blur(images, recipe)
+    return _on_some(images, recipe.solarise_p, lambda some, _: _solarise(some, recipe.solarise_threshold))
+
+
+def _uniform(low: float, high: float, *shape: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float32, device="cpu") * (high - low) + low
+
+
+def _happens(images: Tensor, probability: float) -> Tensor:
+    return _uniform(0, 1, len(images)) < probability
+
+
+def _on_some(images: Tensor, probability: float, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``change(some, index)`` on each image with ``probability``; which ones is known on the host, so no GPU waits."""
+    if not probability:
+        return images
+    index = _happens(images, probability).nonzero()[:, 0]
+    if not len(index):
+        return images
+    there = beside(images, index)
+    return images.index_copy_(0, there, change(images.index_select(0, there), index))
+
+
+def _crop(images: Tensor, recipe: ViewRecipe, size: tuple[int, int], magnitude: float) -> Tensor:
+    height, width = images.shape[-2:]
+    whole = torch.tensor([[0], [0], [height], [width]], device="cpu")
+    if magnitude:
+        own = math.log(width / height)
+        # At magnitude 0 the image's own ratio of width to height, at 1 the recipe's.
+        low, high = (math.exp((1 - magnitude) * own + magnitude * math.log(ratio)) for ratio in recipe.crop_ratio)
+        windows = _windows(len(images), height, width, recipe.crop_scale, (low, high))
+    elif size == (height, width):
+        return images
+    else:
+        windows = whole.expand(-1, len(images))
+    return resized_crop(images, windows, size)
+
+
+def _windows(count: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
+    """``(4, count)``: top, left, height, width of windows drawn as by torchvision's ``RandomResizedCrop``."""
+    area = _uniform(*scale, count, _TRIES) * (height * width)
+    ratios = _uniform(math.log(ratio[0]), math.log(ratio[1]), count, _TRIES).exp()
+    sizes = torch.stack([(area / ratios).sqrt(), (area * ratios).sqrt()]).round().long()  # heights, widths
+    limit = torch.tensor([height, width], device="cpu")
+    fits = ((sizes > 0) & (sizes <= limit[:, None, None])).all(0)
+    first = fits.int().argmax(1, keepdim=True)
+    drawn = sizes.gather(2, first.expand(2, -1, -1)).squeeze(2)
+    # The largest window of an allowed shape, in the middle, where none of the tries fits.
+    nearest = min(max(width / height, ratio[0]), ratio[1])
+    largest = torch.tensor([min(height, round(width / nearest)), min(width, round(height * nearest))], device="cpu")
+    some_fit = fits.any(1)
+    window = torch.where(some_fit, drawn, largest[:, None].clamp_min(1))
+    room = limit[:, None] - window
+    corner = (_uniform(0, 1, 2, count) * (room + 1)).long().minimum(room)  # 32 bits may round up
+    return torch.cat([torch.where(some_fit, corner, room // 2), window])
+
+
+def _jitter(images: Tensor, recipe: ViewRecipe) -> Tensor:
+    """What torchvision's ``ColorJitter`` does, on some of the images."""
+    from kornia.enhance import adjust_brightness_accumulative, adjust_saturation_with_gray_subtraction
+
+    steps = [adjust_brightness_accumulative, _contrast, adjust_saturation_with_gray_subtraction, shift_hue]
+    *strengths, hue = recipe.jitter
+    factors = [_uniform(max(0.0, 1 - strength), 1 + strength, len(images)) for strength in strengths]
+    factors.append(_uniform(-hue, hue, len(images)))
+    order = torch.randperm(len(steps), device="cpu").tolist()
+    colours = images.shape[1] == 3
+
+    def jittered(some: Tensor, index: Tensor) -> Tensor:
+        for step in order:
+            if recipe.jitter[step] and (step < 2 or colours):
+                some = steps[step](some, factors[step][index])
+        return some
+
+    return _on_some(images, recipe.jitter_p, jittered)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    # kornia 0.8 takes one mean for a whole batch of images that are not RGB.
+    grey = _grey(images) if images.shape[1] == 3 else images
+    return torch.lerp(grey.mean((1, 2, 3), keepdim=True), images, beside(images, factor).view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    from kornia.color import rgb_to_grayscale
+
+    return rgb_to_grayscale(images)
+
+
+def _blur(images: Tensor, recipe: ViewRecipe) -> Tensor:
+    from kornia.filters import gaussian_blur2d
+
+    kernel = max(3, 2 * (min(images.shape[-2:]) // 20) + 1)  # odd
+    sigma = _uniform(*recipe.blur_sigma, len(images), 1).expand(-1, 2)
+    return _on_some(images, recipe.blur_p, lambda some, index: gaussian_blur2d(some, (kernel, kernel), sigma[index]))
+
+
+def _solarise(images: Tensor, threshold: float) -> Tensor:
+    return torch.where(images < threshold, images, 1 - images)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mixplug.lab.cli.main import main
+
+TINY = str(Path(__file__).parents[2] / "shared/tiny.yaml")
+
+
+def test_plan(capsys):
+    assert main(["plan", "--ssl", "100", "--sl", "100", "--rho", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "150 epochs instead of 200: e_mix = floor(0.5 * min(100, 100)) = 50 of each are merged"
+    assert lines[1:4] == [
+        "  SSL  epochs 1 to 50 (50)",
+        "  MIX  epochs 51 to 100 (50)",
+        "  SL   epochs 101 to 150 (50)",
+    ]
+    assert lines[4] == "  " + "░" * 20 + "▓" * 20 + "█" * 20
+
+
+def test_recipes(capsys):
+    assert main(["recipes"]) == 0
+    assert "digits: " in capsys.readouterr().out
+
+
+def test_compare_and_train(capsys, tmp_path):
+    assert main(["compare", TINY, "seeds=1", "--out", str(tmp_path / "c")]) == 0
+    printed = capsys.readouterr().out
+    assert "3 methods, 1 seeds, 3 runs" in printed
+    assert "MixTraining" in printed
+    assert (tmp_path / "c" / "results.json").exists()
+    assert main(["compare", TINY, "--seeds", "1", "epochs=2", "--out", str(tmp_path / "c"), "pictures=2"]) == 0
+    assert "holds 3 of 3 runs" in capsys.readouterr().out
+    assert main(["train", TINY, "--method", "sl", "--seed", "3", "--out", str(tmp_path / "t")]) == 0
+    assert "SL, seed 3: accuracy" in capsys.readouterr().out
+    assert (tmp_path / "t" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "--ssl", "100", "--sl", "100", "--rho", "1.5"],
+        ["plan", "--ssl", "100", "--sl", "100", "--rho", "nan"],
+        ["plan", "--ssl", "0", "--sl", "100", "--rho", "0.5"],
+        ["plan", "--ssl", "-1", "--sl", "100", "--rho", "0.5"],
+        ["compare", "nowhere.yaml"],
+        ["compare", "digitz"],
+        ["compare", TINY, "sead=3"],
+        ["compare", TINY, "seeds=x"],
+        ["compare", TINY, "--seeds", "0"],
+        ["compare", TINY, "--seeds", "1", "seeds=2"],
+        ["compare", TINY, "epoch=2"],
+        ["compare", TINY, "data.dataset=cifar11"],
+        ["compare", TINY, "methods.mix.algorithms=[NoSuchThing]"],
+        ["compare", TINY, "methods.mix.algorithms.0.MixTraining.rho=-0.1"],
+        ["compare", TINY, "methods.mix.algorithms.0.MixTraining.alpha=1.5"],
+        ["compare", TINY, "methods.mix.algorithms.0.MixTraining.ssl_duration=0ep"],
+        ["compare", TINY, "model.args.patch_size=3"],
+        ["compare", TINY, "model={name: resnet18}"],
+        ["train", TINY, "--method", "nope"],
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("mixplug: ")
+    assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trane"],
+        ["compare"],
+        ["plan", "--rho", "half"],
+        ["compare", TINY, "--seeds", "1", "epochs=1", "--sead", "3"],
+        ["compare", TINY, "epochs=1", "--nope"],
+        ["recipes", "epochs=1"],
+    ],
+)
+def test_bad_usage_is_exit_code_2_too(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_text_in_brackets_is_text(capsys, tmp_path):
+    arguments = ["seeds=1", "description='[/x] y'", "methods.mix.label='[/red] x'", "--out", str(tmp_path)]
+    assert main(["compare", TINY, *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "[/x] y" in printed
+    assert "[/red] x" in printed
+
+
+def test_what_fails_while_training_is_one_line_and_exit_code_1(capsys, tmp_path):
+    fails = ["algorithms=[GyroDropout]", "seeds=1"]
+    assert main(["train", TINY, *fails, "--method", "sl", "--out", str(tmp_path)]) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert "--traceback shows where" in errors[-1]
+    assert not any("Traceback" in line for line in errors)
+
+
+def test_a_traceback_on_request():
+    with pytest.raises(FileNotFoundError):
+        main(["compare", "nowhere.yaml", "--traceback"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recipes"], ["plan", "--ssl", "9", "--sl", "9", "--rho", "0.5"]])
+def test_it_answers_at_once(arguments):
+    def seconds():
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mixplug.lab.cli.main", *arguments], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 2

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mixplug.lab.recipes.overrides import argument_of, expand
+from mixplug.lab.recipes.schema import RecipeError, load_recipe, to_plain
+
+TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
+RAMP = {"Ramp": {"start": 1.0, "stop": 0.0}}
+
+
+def algorithms(recipe):
+    return {key: method.algorithms for key, method in recipe.methods.items()}
+
+
+def recipe_of(tmp_path, methods: str, shared: str = "[]"):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"algorithms: {shared}\nmethods:\n{methods}")
+    return path
+
+
+def test_epochs_and_fraction():
+    recipe = load_recipe(TINY, ["epochs=7", "fraction=0.25"])
+    assert (recipe.ssl_duration, recipe.sl_duration, recipe.data.fraction) == ("7ep", "7ep", 0.25)
+
+
+def test_alpha_and_rho_leave_the_baseline_alone():
+    recipe = load_recipe(TINY, ["alpha=0.1", "rho=0.25"])
+    assert algorithms(recipe) == {
+        "sl": [],
+        "ssl_sl": [{"MixTraining": {"rho": 0}}],
+        "mix": [{"MixTraining": {"rho": 0.25, "alpha": 0.1}}],
+    }
+
+
+def test_a_ramp_is_another_method_and_stays(tmp_path):
+    path = recipe_of(
+        tmp_path,
+        "  a: {algorithms: [MixTraining: {alpha: {Ramp: {start: 1.0, stop: 0.0}}}]}\n  b: {algorithms: [MixTraining]}",
+    )
+    recipe = load_recipe(path, ["alpha=0.1", "rho=0.25"])
+    assert algorithms(recipe) == {
+        "a": [{"MixTraining": {"alpha": RAMP, "rho": 0.25}}],
+        "b": [{"MixTraining": {"alpha": 0.1, "rho": 0.25}}],
+    }
+
+
+def test_a_ramp_may_be_given(tmp_path):
+    recipe = load_recipe(TINY, ["alpha={Ramp: {start: 1.0, stop: 0.0}}"])
+    assert algorithms(recipe)["mix"] == [{"MixTraining": {"rho": 0.5, "alpha": RAMP}}]
+
+
+@pytest.mark.parametrize("written", ["MixTraining", "MixTraining: ", "MixTraining: {}", "{MixTraining: {rho: 0.5}}"])
+def test_however_an_algorithm_is_written(tmp_path, written):
+    recipe = load_recipe(
+        recipe_of(tmp_path, f"  a.b: {{algorithms: [LabelSmoothing, {written}]}}"), ["alpha=0.1", "rho=1"]
+    )
+    assert algorithms(recipe)["a.b"] == ["LabelSmoothing", {"MixTraining": {"alpha": 0.1, "rho": 1}}]
+
+
+def test_the_pieces_have_them_too(tmp_path):
+    pieces = "[PhaseSwitch: {rho: %s}, FusedBackbonePass, JointLoss: {alpha: 0.5}]"
+    path = recipe_of(tmp_path, f"  a: {{algorithms: {pieces % 0.5}}}\n  b: {{algorithms: {pieces % 0}}}")
+    recipe = load_recipe(path, ["alpha=0.1", "rho=0.25"])
+    assert algorithms(recipe) == {
+        "a": [{"PhaseSwitch": {"rho": 0.25}}, "FusedBackbonePass", {"JointLoss": {"alpha": 0.1}}],
+        "b": [{"PhaseSwitch": {"rho": 0}}, "FusedBackbonePass", {"JointLoss": {"alpha": 0.5}}],
+    }
+
+
+def test_algorithms_that_all_methods_share(tmp_path):
+    path = recipe_of(
+        tmp_path, "  a: {algorithms: []}\n  b: {algorithms: [LabelSmoothing]}", "[MixTraining: {rho: 0.5}]"
+    )
+    assert load_recipe(path, ["rho=0.25"]).algorithms == [{"MixTraining": {"rho": 0.25}}]
+    zero = recipe_of(tmp_path, "  a: {algorithms: [JointLoss]}", "[PhaseSwitch: {rho: 0}]")
+    with pytest.raises(RecipeError, match="whose rho is not 0"):
+        load_recipe(zero, ["alpha=0.25"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["epochs=0"], "the override 'epochs=0' cannot be applied: epochs must be a whole number of at least 1, got 0"),
+        (["epochs=2.5"], "epochs must be a whole number of at least 1, got 2.5"),
+        (["epochs=50ep"], "epochs must be a whole number of at least 1, got '50ep'"),
+        (["methods={sl: {}}", "alpha=0.1"], "no method has a MixTraining or JointLoss whose rho is not 0"),
+        (["methods={sl: {}}", "rho=0.1"], "name the full key, such as methods.KEY.algorithms.0.MixTraining.rho"),
+        (["rho=0", "alpha=0.1"], "'alpha=0.1' cannot be applied: no method has"),
+        (["methods.mix.algorithms=[{MixTraining: {alpha: {Ramp: {start: 1, stop: 0}}}}]", "alpha=0.1"], "not a Ramp"),
+        (["methods=[sl]", "alpha=0.1"], "no method has"),
+        (["methods={a: {algorithms: 3}, b: 4, c: {algorithms: [3, {a: 1, b: 2}]}}", "alpha=0.1"], "no method has"),
+        (["fraction=much"], "data.fraction: Value 'much'"),
+    ],
+)
+def test_what_cannot_be_applied(overrides, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(TINY, overrides)
+
+
+def test_full_keys_go_on_working():
+    assert expand({}, "data.fraction", 1) == {"data.fraction": 1}
+    recipe = load_recipe(TINY, ["methods.ssl_sl.algorithms.0.MixTraining.rho=0.25"])
+    assert algorithms(recipe)["ssl_sl"] == [{"MixTraining": {"rho": 0.25}}]
+
+
+def test_what_a_method_is_written_with(tmp_path):
+    plain = to_plain(load_recipe(TINY, ["alpha=0.1"]))
+    assert [argument_of(plain, method, "alpha") for method in ("sl", "ssl_sl", "mix")] == [None, 0.5, 0.1]
+    ramp = to_plain(load_recipe(TINY, ["alpha={Ramp: {start: 1.0, stop: 0.0}}"]))
+    assert argument_of(ramp, "mix", "alpha") is None

@@ -1,0 +1,53 @@
+"""The README's hand-written loop, run as it stands there, against the Trainer."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+
+import timm
+import torch
+from composer import Trainer
+from composer.models import ComposerClassifier
+
+from mixplug import MAE, MixTraining, Ramp, backbone_of
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def loop_of_the_readme() -> str:
+    section = README.read_text().split("## A hand-written loop")[1]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+
+
+def test_the_plain_loop_and_the_trainer_reach_the_same_weights_bit_for_bit():
+    text = loop_of_the_readme()
+    assert len(text.splitlines()) <= 45
+    made: dict = {}
+    exec(compile(text, "README.md", "exec"), made)
+
+    data = made["loader"]
+    data.set_epoch(0)
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=48, depth=3
+    )
+    objective = MAE(mask="input", mask_ratio=Ramp(0.75, 0.0)).build(backbone_of(model))
+    # Where the loop stands when it begins to draw masks: a Trainer seeds just before it trains.
+    model, state = ComposerClassifier(model), torch.get_rng_state()
+    trainer = Trainer(
+        model=model,
+        train_dataloader=data,
+        max_duration=made["plan"].total,
+        algorithms=[MixTraining(0.5, Ramp(1.0, 0.0), "4ep", "4ep", objective=copy.deepcopy(objective))],
+        optimizers=torch.optim.AdamW(model.parameters(), lr=2e-3),
+        progress_bar=False,
+        device="cpu",
+    )
+    torch.set_rng_state(state)
+    trainer.fit()
+    for name, expected in made["model"].state_dict().items():
+        assert torch.equal(model.module.state_dict()[name], expected), name
+    for name, expected in made["objective"].state_dict().items():
+        assert torch.equal(model.ssl_objective.state_dict()[name], expected), name
