@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
     from mixplug.algorithms.phase_scheduler import PhaseScheduler
     from mixplug.algorithms.probes import LinearProbe, OnlineKNN
-    from mixplug.backbones import BackbonePass, PassRequest, ViTBackbone, backbone_of
+    from mixplug.backbones import BackbonePass, PassRequest, Role, ViTBackbone, backbone_of
     from mixplug.backbones.exporting import export
     from mixplug.backbones.stems import small_image_stem
     from mixplug.objectives import BYOL, DINO, MAE, MoCoV2Plus, MoCoV3, Objective, SimCLR, SimSiam
     from mixplug.objectives.joint import LossWeights, joint_loss, phase_weights
     from mixplug.objectives.multi_task import multi_task_cross_entropy, split_logits
     from mixplug.schedules.phases import Phase, PhasePlan, PhaseSpan, Position
-    from mixplug.schedules.shapes import Ramp
+    from mixplug.schedules.shapes import Cosine, Points, Polynomial, Ramp, Steps
     from mixplug.views.mixing import MixingFunction, mixup_ssl
     from mixplug.views.recipes import ViewRecipe
     from mixplug.views.views import Views
@@ -40,6 +40,11 @@ _HOME = {
     "PhaseSpan": "schedules.phases",
     "Position": "schedules.phases",
     "Ramp": "schedules.shapes",
+    "Cosine": "schedules.shapes",
+    "Polynomial": "schedules.shapes",
+    "Points": "schedules.shapes",
+    "Steps": "schedules.shapes",
+    "Role": "backbones",
     "MixingFunction": "views.mixing",
     "mixup_ssl": "views.mixing",
     "LossWeights": "objectives.joint",
@@ -82,6 +87,7 @@ __all__ = [
     "MAE",
     "Backbone",
     "BackbonePass",
+    "Cosine",
     "ExactResumption",
     "FusedBackbonePass",
     "JointLoss",
@@ -101,10 +107,14 @@ __all__ = [
     "PhaseScheduler",
     "PhaseSpan",
     "PhaseSwitch",
+    "Points",
+    "Polynomial",
     "Position",
     "Ramp",
+    "Role",
     "SimCLR",
     "SimSiam",
+    "Steps",
     "ViTBackbone",
     "ViewRecipe",
     "Views",

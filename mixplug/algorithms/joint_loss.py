@@ -33,12 +33,12 @@ class JointLoss(PhasedAlgorithm):
     """Weighs the self-supervised and the supervised loss by phase.
 
     Args:
-        alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a ramp over the phase.
+        alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a schedule, by default over MIX.
         stop_on_nan: Raise a FloatingPointError after a batch whose total is NaN or infinite, before a checkpoint of
             it can be saved. It reads what Composer brings to the host for its logs, so it costs no synchronisation.
 
     Raises:
-        TypeError: ``alpha`` is neither a number nor a Ramp, or ``stop_on_nan`` not a bool.
+        TypeError: ``alpha`` is neither a number nor a schedule, or ``stop_on_nan`` not a bool.
         ValueError: ``alpha`` leaves [0, 1].
     """
 
@@ -61,7 +61,7 @@ class JointLoss(PhasedAlgorithm):
         """The weights that hold now."""
         position = position_of(state)
         if self._at is not position:  # asked for several times in a step
-            self._at, self._now = position, phase_weights(position.phase, self.alpha, position.progress)
+            self._at, self._now = position, phase_weights(position, self.alpha)
         return self._now
 
     def batch_start(self, state: State, logger: Logger) -> None:

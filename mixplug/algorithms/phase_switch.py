@@ -153,7 +153,7 @@ class PhaseSwitch(PhasedAlgorithm):
         span = plan.span_at(done) if done < plan.total else plan.phases[-1]
         if unit == TimeUnit.EPOCH and state.dataloader_len is not None:
             done += time.batch_in_epoch.value / max(1, state.dataloader_len.value)
-        return plan.position(min(done, span.stop), span)
+        return plan.position(min(done, span.stop), span, time.batch.value)
 
     def init(self, state: State, logger: Logger) -> None:
         """Remember the optimizer's own options, before a checkpoint can bring those of a later phase."""
@@ -253,7 +253,7 @@ def position_of(state: State) -> Position:
         return switch.position(state)
     elapsed = state.get_elapsed_duration()
     progress = 0.0 if elapsed is None else min(1.0, elapsed.value)
-    return Position(Phase.MIX, progress, progress)
+    return Position(Phase.MIX, progress, progress, progress, state.timestamp.batch.value)
 
 
 def _check_unit(length: Time) -> Time:

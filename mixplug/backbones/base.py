@@ -11,22 +11,42 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mixplug.backbones.selection import TokenSelector
 from mixplug.schedules.phases import Phase, Position
 
-TokenSelector = Callable[[int, int, torch.device], Tensor]
+
+class Role(str, Enum):
+    """What a pass over the encoder is for: by this, amendments choose the passes that they change.
+
+    ``SHARED`` is the model's own pass. ``QUERY`` is a further one with gradient, ``KEY`` one without (a momentum
+    encoder's, or behind a stopped gradient), and ``LOCAL`` that of DINO's small crops.
+    """
+
+    SHARED = "shared"
+    QUERY = "query"
+    KEY = "key"
+    LOCAL = "local"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass
 class PassRequest:
-    """What an objective needs from one forward pass.
+    """What one pass over the encoder shall be shown, assembled by several.
+
+    The objective asks for a view or tokens, and amendments (token dropout, a resolution) change it by its role: see
+    :class:`mixplug.training.encoder_pass.EncoderPass`.
 
     Args:
         position: Where in the training the pass is; a phase alone stands for its beginning.
+        role: What the pass is for.
         select: ``(batch, patches, device) -> (batch, kept)`` indices of the patch tokens that the encoder shall
             see, or None for all of them. Vision transformers only.
         view: ``(B, C, H, W) -> (B, C, H', W')``: what the encoder shall see instead of the batch's images, or
@@ -35,12 +55,24 @@ class PassRequest:
     """
 
     position: Position
+    role: Role = Role.SHARED
     select: TokenSelector | None = None
     view: Callable[[Tensor], Tensor] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.position = Position.of(self.position)
+        self.role = Role(self.role)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the encoder shall see the images as they are."""
+        return self.select is None and self.view is None
+
+
+def as_asked(request: PassRequest) -> PassRequest:
+    """The request itself: how requests are amended where nobody amends them."""
+    return request
 
 
 @dataclass
@@ -57,6 +89,7 @@ class BackbonePass:
         keep: Indices of the n patch tokens in row-major order of the grid, ``(B, n)``; None if all.
         grid: Rows and columns of a vision transformer's patch grid.
         runs: How often the model ran its encoder; a usable pass has exactly 1.
+        amend: What makes of the request for a further pass what that is shown.
     """
 
     request: PassRequest
@@ -67,15 +100,28 @@ class BackbonePass:
     keep: Tensor | None = None
     grid: tuple[int, int] = (0, 0)
     runs: int = 0
+    amend: Callable[[PassRequest], PassRequest] = as_asked
 
     @property
     def features(self) -> Tensor:
         """The output pooled as the classifier reads it, ``(B, D)``."""
         return self.backbone.pool(self.output)
 
-    def encode(self, images: Tensor, request: PassRequest | None = None) -> BackbonePass:
-        """Run the encoder once more, for objectives that need further views: see :meth:`Backbone.encode`."""
-        return self.backbone.encode(images, request)
+    def encode(self, images: Tensor, role: Role = Role.QUERY, select: TokenSelector | None = None) -> BackbonePass:
+        """Run the encoder once more, for objectives that need further views.
+
+        Args:
+            images: What it shall be shown, ``(B, C, H, W)``.
+            role: What the pass is for; ``KEY`` runs without gradient.
+            select: The patch tokens that it shall see, None for all.
+        """
+        request = self.amend(PassRequest(self.request.position, role, select))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and role is not Role.KEY):
+            return self.backbone.encode(images, request, self.amend)
+
+    def encode_by(self, encoder: FrozenEncoder, images: Tensor) -> Tensor:
+        """Features ``(B, D)`` of ``images`` by a momentum encoder: a pass of role ``KEY``."""
+        return encoder(images, self.amend(PassRequest(self.request.position, Role.KEY)))
 
 
 class Backbone(ABC):
@@ -92,7 +138,8 @@ class Backbone(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._pass: BackbonePass | None = None
+        # The innermost last: a view may be chosen by what the encoder makes of several.
+        self._passes: list[BackbonePass] = []
         self._training = True
         self.attach()
 
@@ -159,16 +206,25 @@ class Backbone(ABC):
         Raises:
             RuntimeError: the block did not run the encoder exactly once.
         """
-        seen = self.start(request)
+        with self._watched(self.start(request)) as seen:
+            yield seen
+
+    @contextmanager
+    def _watched(self, seen: BackbonePass) -> Iterator[BackbonePass]:
         try:
             yield seen
         except BaseException:
-            self._pass = None
+            self._passes.clear()
             raise
         self.stop()
 
-    def start(self, request: PassRequest) -> BackbonePass:
-        """Begin what :meth:`watch` does, for callers that cannot use a ``with`` block."""
+    def start(self, request: PassRequest, amend: Callable[[PassRequest], PassRequest] = as_asked) -> BackbonePass:
+        """Begin what :meth:`watch` does, for callers that cannot use a ``with`` block.
+
+        Args:
+            request: What the pass shall be shown.
+            amend: What makes of the request for a further pass what that is shown.
+        """
         name = type(self).__name__
         if not self.attached:
             raise RuntimeError(
@@ -180,15 +236,15 @@ class Backbone(ABC):
                 f"a choice of patch tokens was asked of {type(self.model).__name__}, which has none; use a timm "
                 f"VisionTransformer"
             )
-        self._pass = BackbonePass(request, self)
+        self._passes.append(BackbonePass(request, self, amend=amend))
         self._training = self.model.training
-        return self._pass
+        return self._passes[-1]
 
     def stop(self) -> BackbonePass:
         """End what :meth:`start` began and return what the pass left behind."""
-        seen, self._pass = self._pass, None
-        if seen is None:
+        if not self._passes:
             raise RuntimeError(f"{type(self).__name__}.stop() without a start()")
+        seen = self._passes.pop()
         if seen.runs != 1:
             raise RuntimeError(
                 f"the model ran its backbone {seen.runs} times in one forward pass; MixTraining needs exactly one "
@@ -199,17 +255,25 @@ class Backbone(ABC):
     #: Whether it can serve ``PassRequest.select``.
     selects_tokens = False
 
-    def encode(self, images: Tensor, request: PassRequest | None = None) -> BackbonePass:
+    def encode(
+        self,
+        images: Tensor,
+        request: PassRequest | None = None,
+        amend: Callable[[PassRequest], PassRequest] = as_asked,
+    ) -> BackbonePass:
         """Run the encoder alone on ``images`` ``(B, C, H, W)``, by default as they are and on all of their tokens."""
-        with self.watch(request or PassRequest(Position(Phase.SSL))) as seen:
+        with self._watched(self.start(request or PassRequest(Position(Phase.SSL)), amend)) as seen:
             self._run(images)
         return seen
 
     def _begun(self) -> BackbonePass | None:
         """The pass that is being watched."""
         if self.model.training is not self._training:
-            self._pass = None  # left by a training step that was interrupted: this is an evaluation
-        return self._pass
+            self._passes.clear()  # left by a training step that was interrupted: this is an evaluation
+        return self._watching()
+
+    def _watching(self) -> BackbonePass | None:
+        return self._passes[-1] if self._passes else None
 
     def _enter(self, seen: BackbonePass, images: Tensor) -> Tensor:
         """Note the ``images`` that come to the encoder, and return what it shall see."""
@@ -246,6 +310,13 @@ class FrozenEncoder(nn.Module):
         self._copied = [copied]  # in a list, for it is no module
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """The features of ``images``."""
-        return self._copied[0].features_of(images)
+    def forward(self, images: Tensor, request: PassRequest | None = None) -> Tensor:
+        """The features of ``images``, of what ``request`` has the encoder see of them."""
+        backbone = self._copied[0]
+        if request is None or request.is_plain:
+            return backbone.features_of(images)
+        backbone.attach()
+        try:
+            return backbone.encode(images, request).features
+        finally:
+            backbone.detach()

@@ -79,8 +79,9 @@ class SubmoduleBackbone(Backbone):
         return None if seen is None else (self._enter(seen, args[0]), *args[1:])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self._pass is not None:
-            self._leave(self._pass, output)
+        seen = self._watching()
+        if seen is not None:
+            self._leave(seen, output)
 
 
 def adapter_of(model: nn.Module) -> SubmoduleBackbone | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mixplug.backbones.base import Backbone
+from mixplug.backbones.selection import take_tokens
 
 
 class ViTBackbone(Backbone):
@@ -129,7 +130,7 @@ class ViTBackbone(Backbone):
         return (seen.images, *args[1:])
 
     def _select(self, tokens: Tensor) -> Tensor:
-        seen = self._pass
+        seen = self._watching()
         if seen is None or seen.request.select is None:
             return tokens
         prefix = self.num_prefix_tokens
@@ -138,19 +139,15 @@ class ViTBackbone(Backbone):
         return torch.cat([tokens[:, :prefix], take_tokens(tokens[:, prefix:], seen.keep)], dim=1)
 
     def _after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self._pass is not None:
-            self._leave(self._pass, output)
+        seen = self._watching()
+        if seen is not None:
+            self._leave(seen, output)
 
 
 def adapter_of(module: nn.Module) -> ViTBackbone | None:
     """The adapter that stands in the place of the transformer's ``patch_drop``."""
     selection = getattr(module, "patch_drop", None)
     return selection.backbone if isinstance(selection, _TokenSelection) else None
-
-
-def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Gather ``tokens`` ``(B, N, D)`` at ``index`` ``(B, n)`` to ``(B, n, D)``."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 class _TokenSelection(nn.Module):

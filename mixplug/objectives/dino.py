@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixplug.backbones import Backbone, BackbonePass, ViTBackbone
+from mixplug.backbones import Backbone, BackbonePass, Role, ViTBackbone
 from mixplug.checks import check_bool, check_int, check_real
 from mixplug.data.processes import summed
 from mixplug.objectives.heads import heads
@@ -206,9 +206,9 @@ class DINO(MomentumTwoView):
                 f"for half"
             )
         source = seen.source.detach()
-        magnitude = self.views.magnitude_at(seen.request.position.ssl_progress)
+        magnitude = self.views.magnitude_at(seen.request.position)
         crops = torch.cat([self.views.local(source, size, magnitude) for _ in range(self.local_crops)])
-        return list(seen.encode(crops).features.chunk(self.local_crops))
+        return list(seen.encode(crops, Role.LOCAL).features.chunk(self.local_crops))
 
     def _check_local_size(self, backbone: Backbone) -> None:
         if not self.local_crops:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mixplug.schedules.phases import Phase
+from mixplug.schedules.phases import Phase, Position
 from mixplug.schedules.shapes import Schedule, check_schedule, value_at
 
 
@@ -17,25 +17,24 @@ class LossWeights(NamedTuple):
     sl: float
 
 
-def phase_weights(phase: Phase, alpha: Schedule, progress: float = 0.0) -> LossWeights:
+def phase_weights(position: Position | Phase | str, alpha: Schedule) -> LossWeights:
     """``(1, 0)`` in SSL, ``(alpha, 1 - alpha)`` in MIX (Li et al., Eq. 3), ``(0, 1)`` in SL.
 
     Args:
-        phase: The phase.
-        alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a ramp over the phase.
-        progress: Progress of the phase in [0, 1], for a ramp.
+        position: Where the training is; a phase alone stands for its beginning.
+        alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a schedule, by default over MIX.
 
     Raises:
-        TypeError: ``alpha`` is neither a number nor a Ramp.
+        TypeError: ``alpha`` is neither a number nor a schedule.
         ValueError: ``alpha`` leaves [0, 1], or there is no such phase.
     """
     check_schedule("alpha", alpha, 0, 1)
-    phase = Phase(phase)
-    if phase is Phase.SSL:
+    position = Position.of(position)
+    if position.phase is Phase.SSL:
         return LossWeights(1.0, 0.0)
-    if phase is Phase.SL:
+    if position.phase is Phase.SL:
         return LossWeights(0.0, 1.0)
-    value = value_at(alpha, progress)
+    value = value_at(alpha, position, "mix")
     return LossWeights(value, 1.0 - value)
 
 

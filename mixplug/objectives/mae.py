@@ -29,7 +29,6 @@ Caveats
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -37,7 +36,8 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mixplug.backbones import Backbone, BackbonePass, PassRequest, ViTBackbone, take_tokens
+from mixplug.backbones import Backbone, BackbonePass, PassRequest, Role, ViTBackbone
+from mixplug.backbones.selection import random_tokens, random_visible, take_tokens
 from mixplug.checks import check_bool, check_choice, check_int
 from mixplug.objectives.base import Objective
 from mixplug.schedules.phases import Phase, Position
@@ -65,8 +65,8 @@ class MAE(Objective):
 
     Args:
         mask: 'features' (Li et al.: the encoder sees all patches) or 'input' (He et al.: the visible ones).
-        mask_ratio: Share of hidden patches in [0, 1): a number, or a ramp over the MIX phase, whose start holds
-            in the SSL phase. At least one patch is always hidden and one visible.
+        mask_ratio: Share of hidden patches in [0, 1): a number or a schedule, by default over MIX. At least
+            one patch is always hidden and one visible.
         decoder_dim: Width of the decoder, a multiple of 4; None for the encoder's.
         decoder_depth: Blocks of the decoder.
         decoder_heads: Attention heads of a decoder block; None for the encoder's.
@@ -219,18 +219,18 @@ class MAE(Objective):
     def _request_visible(self, position: Position) -> PassRequest:
         """A pass on a random share of the patches."""
         ratio = self._ratio(position)
-        select = partial(_random_share, share=_as_length(1 - ratio))
-        return PassRequest(position, select=select, metrics={"mask_ratio": ratio})
+        return PassRequest(position, select=random_tokens(1 - ratio, hidden=1), metrics={"mask_ratio": ratio})
 
     def _ratio(self, position: Position) -> float:
-        return value_at(self.mask_ratio, position.progress if position.phase is Phase.MIX else 0.0)
+        return value_at(self.mask_ratio, position, "mix")
 
     def _predict(self, seen: BackbonePass) -> tuple[Tensor, Tensor]:
         """Predicted patches ``(B, N, pixels)`` and the indices ``(B, n)`` of the visible ones."""
         if self._fit is None:
             raise RuntimeError("this MAE has no decoder yet: call build(backbone) first")
         if not self.fused and seen.keep is None:
-            seen = seen.encode(seen.images, self._request_visible(seen.request.position))
+            select = self._request_visible(seen.request.position).select
+            seen = seen.encode(seen.images, Role.QUERY, select)
         rows, columns = seen.grid
         prefix, patches = seen.output.split([self.num_prefix_tokens, seen.output.shape[1] - self.num_prefix_tokens], 1)
         keep = seen.keep
@@ -246,34 +246,6 @@ class MAE(Objective):
         canvas = canvas.scatter(1, index, patches) + position.to(patches)
         decoded = self.norm(self.blocks(torch.cat([prefix, canvas], dim=1)))
         return self.predict(decoded[:, prefix.shape[1] :]), keep
-
-
-def random_visible(batch: int, patches: int, device: torch.device, *, ratio: float) -> Tensor:
-    """Indices ``(batch, n)`` of a random ``n = floor(patches * (1 - ratio))`` patches of each image.
-
-    He et al.'s shuffle: the first n of a random order. n is held in [1, patches - 1], so that there is always
-    something to see and something to predict. Draws from torch's global generator of ``device``.
-
-    Raises:
-        ValueError: an image has a single patch.
-    """
-    return _random_share(batch, patches, device, share=_as_length(1 - ratio))
-
-
-def _as_length(share: float) -> Tensor:
-    """``share`` in millionths, as the length of a tensor without elements.
-
-    torch.compile keeps lengths symbolic, but takes numbers that it finds by way of a module for constants: a ramp
-    would recompile at each step.
-    """
-    return torch.empty(round(1e6 * share), 0)
-
-
-def _random_share(batch: int, patches: int, device: torch.device, *, share: Tensor) -> Tensor:
-    if patches < 2:
-        raise ValueError(f"an image of {patches} patch(es) has nothing to hide: use smaller patches or larger images")
-    visible = min(max((patches * share.shape[0] + patches) // 1_000_000, 1), patches - 1)
-    return torch.rand(batch, patches, device=device).argsort(dim=1)[:, :visible]
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:

@@ -99,7 +99,7 @@ class TwoView(Objective):
     def request(self, position: Position | Phase | str) -> PassRequest:
         """View 0 in the SSL phase, the classifier's images in MIX."""
         position = Position.of(position)
-        magnitude = self.views.magnitude_at(position.ssl_progress)
+        magnitude = self.views.magnitude_at(position)
         view = partial(self._first_view, magnitude=magnitude) if position.phase is Phase.SSL else None
         metrics = {"view_magnitude": magnitude, **self.scheduled(position)}
         return PassRequest(position, view=view, metrics=metrics)
@@ -115,7 +115,7 @@ class TwoView(Objective):
             ValueError: the encoder was given no images, but what other layers made of them.
         """
         self._check_source(seen.source)
-        magnitude = self.views.magnitude_at(seen.request.position.ssl_progress)
+        magnitude = self.views.magnitude_at(seen.request.position)
         return self.views(seen.source.detach(), which=1, magnitude=magnitude)
 
     def watch_collapse(self, embeddings: Tensor) -> None:
@@ -243,14 +243,14 @@ class MomentumTwoView(TwoView):
         """
         self.check_batch(seen.features)
         other = self.other_view(seen)
-        slow = {1: self._slow(other)}
+        slow = {1: self._slow(seen, other)}
         if self.one_sided(seen):
             return {0: seen.features}, slow
-        return {0: seen.features, 1: seen.encode(other).features}, {0: self._slow(seen.images), **slow}
+        return {0: seen.features, 1: seen.encode(other).features}, {0: self._slow(seen, seen.images), **slow}
 
-    def _slow(self, images: Tensor) -> Tensor:
+    def _slow(self, seen: BackbonePass, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.momentum_projector(self.momentum_encoder(images))
+            return self.momentum_projector(seen.encode_by(self.momentum_encoder, images))
 
     def _followed_parameters(self) -> Iterable[tuple[Tensor, Tensor]]:
         for slow, fast in self._networks():

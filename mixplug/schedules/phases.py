@@ -48,23 +48,27 @@ class PhaseSpan:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training is.
+    """Where a training is: the one clock that all that changes over a training reads.
 
     Args:
         phase: The phase.
         progress: Progress of the phase in [0, 1].
         ssl_progress: Progress of all self-supervised learning, the SSL and the MIX phase together, in [0, 1].
+        run_progress: Progress of the whole training in [0, 1].
+        step: Optimizer steps that have been made.
         span: The phase's stretch, None where it is not known.
     """
 
     phase: Phase
     progress: float = 0.0
     ssl_progress: float = 0.0
+    run_progress: float = 0.0
+    step: int = 0
     span: PhaseSpan | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phase", Phase(self.phase))
-        for name in ("progress", "ssl_progress"):
+        for name in ("progress", "ssl_progress", "run_progress"):
             check_real(name, getattr(self, name), 0, 1)
 
     @classmethod
@@ -83,13 +87,13 @@ class PhasePlan:
     floats.
 
     Args:
-        e_ssl: Units of self-supervised learning, at least 1.
-        e_sl: Units of supervised learning, at least 1.
+        e_ssl: Units of self-supervised learning, at least 0; 0 is plain supervised learning.
+        e_sl: Units of supervised learning, at least 0; 0 is self-supervised learning alone.
         rho: Mix ratio in [0, 1]. 0 is SSL then SL; 1 leaves no vanilla phase of the shorter kind.
 
     Raises:
         TypeError: a length is not an integer or ``rho`` is not a number.
-        ValueError: a length is below 1 or ``rho`` is outside of [0, 1] or NaN.
+        ValueError: a length is below 0, both are 0, or ``rho`` is outside of [0, 1] or NaN.
 
     Example:
         >>> [(str(s.phase), s.start, s.stop) for s in PhasePlan(100, 100, 0.5).phases]
@@ -103,8 +107,10 @@ class PhasePlan:
     phases: tuple[PhaseSpan, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_int("e_ssl", self.e_ssl, 1)
-        check_int("e_sl", self.e_sl, 1)
+        check_int("e_ssl", self.e_ssl, 0)
+        check_int("e_sl", self.e_sl, 0)
+        if not self.e_ssl + self.e_sl:
+            raise ValueError("e_ssl and e_sl are both 0, which leaves nothing to train; give one of them at least 1")
         e_mix = math.floor(exact_ratio(self.rho) * min(self.e_ssl, self.e_sl))
         spans = []
         start = 0
@@ -137,12 +143,13 @@ class PhasePlan:
         """The phase at time ``t`` of ``[0, total)``; see :meth:`span_at`."""
         return self.span_at(t).phase
 
-    def position(self, t: float, span: PhaseSpan | None = None) -> Position:
+    def position(self, t: float, span: PhaseSpan | None = None, step: int = 0) -> Position:
         """Where the training is at time ``t`` of ``[0, total]``; at its end, the end of its last phase.
 
         Args:
             t: Whole or fractional units.
             span: The stretch that ``t`` belongs to, where it may be the stretch's very end.
+            step: Optimizer steps that have been made.
 
         Raises:
             ValueError: ``t`` is outside of ``[0, total]``.
@@ -151,7 +158,8 @@ class PhasePlan:
         if span is None:
             span = self.span_at(t) if t < self.total else self.phases[-1]
         # SSL and MIX together last e_ssl.
-        return Position(span.phase, (t - span.start) / span.length, min(1.0, t / self.e_ssl), span)
+        ssl_progress = min(1.0, t / self.e_ssl) if self.e_ssl else 1.0
+        return Position(span.phase, (t - span.start) / span.length, ssl_progress, t / self.total, step, span)
 
     @classmethod
     def from_total(cls, total: int, rho: Ratio) -> PhasePlan:

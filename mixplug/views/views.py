@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mixplug.checks import check_bool, check_choice, check_int, check_per_channel, check_range
-from mixplug.schedules.shapes import Ramp, Schedule, check_schedule, value_at
+from mixplug.schedules.phases import Position
+from mixplug.schedules.shapes import Schedule, Shape, check_schedule, value_at
 from mixplug.views.augmentation import beside, flip, resized_crop, shift_hue
 from mixplug.views.recipes import VIEW_RECIPES, ViewRecipe
 
@@ -49,7 +50,7 @@ class Views(nn.Module):
         mean: By what the images were normalised, one number for each channel or one for all: taken back before
             augmentation, as colours are changed in [0, 1], and done again after it. None if images are in [0, 1].
         std: What they were divided by then, above 0.
-        magnitude: A number in [0, 1], or a :class:`Ramp` for :meth:`magnitude_at`.
+        magnitude: A number in [0, 1], or a schedule for :meth:`magnitude_at`, by default over SSL and MIX.
         blur: False leaves out all blur, as is usual for small images.
         local_scale: Range of the share of the area of :meth:`local` crops, in (0, 1]; DINO's by default.
 
@@ -113,9 +114,9 @@ class Views(nn.Module):
             self._range_known = False
         return self
 
-    def magnitude_at(self, progress: float) -> float:
-        """The magnitude at ``progress`` in [0, 1], to be passed on to the calls of a step."""
-        return value_at(self.magnitude, progress)
+    def magnitude_at(self, position: Position) -> float:
+        """The magnitude at ``position``, to be passed on to the calls of a step."""
+        return value_at(self.magnitude, position, "ssl")
 
     @torch.jit.ignore
     def forward(self, images: Tensor, which: int = 0, magnitude: float | None = None) -> Tensor:
@@ -165,10 +166,10 @@ class Views(nn.Module):
     ) -> Tensor:
         _check_images(images)
         if magnitude is None:
-            if isinstance(self.magnitude, Ramp):
+            if isinstance(self.magnitude, Shape):
                 raise ValueError(
                     f"magnitude is {self.magnitude}: say where on it a call is, with "
-                    f"magnitude=views.magnitude_at(progress)"
+                    f"magnitude=views.magnitude_at(position)"
                 )
             magnitude = self.magnitude
         device = images.device

@@ -39,10 +39,10 @@ masks = pytest.mark.parametrize("mask", ["features", "input"])
 def fixed_masks(monkeypatch):
     """Hides the same patches of each image, so that runs can be compared."""
 
-    def first(batch, patches, device, *, share):
+    def first(batch, patches, device, *, share, hidden):
         return torch.arange(patches // 4, device=device).expand(batch, -1)
 
-    monkeypatch.setattr("mixplug.objectives.mae._random_share", first)
+    monkeypatch.setattr("mixplug.backbones.selection._random_share", first)
 
 
 compared = pytest.mark.usefixtures("fixed_masks")

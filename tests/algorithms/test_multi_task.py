@@ -30,7 +30,7 @@ from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
 
 COLUMNS = {"a": slice(0, 3), "b": slice(3, 8)}
 masks = pytest.mark.parametrize("mask", ["features", "input"])
-fixed_masks = mock.patch("mixplug.objectives.mae._random_share", first_patches)
+fixed_masks = mock.patch("mixplug.backbones.selection._random_share", first_patches)
 
 
 def shuffled(dataset, batch_size=4):

@@ -113,7 +113,7 @@ def test_nothing_is_kept_or_changed_outside_of_a_watch():
     backbone.encode(images(2), PassRequest(Phase.SSL, select=every_other))
     assert torch.equal(vit(images(2)), before)
     assert list(vit.state_dict()) == names
-    assert backbone._pass is None
+    assert not backbone._passes
 
 
 def test_a_failed_pass_leaves_no_watch_behind():
@@ -122,7 +122,7 @@ def test_a_failed_pass_leaves_no_watch_behind():
     with pytest.raises(ZeroDivisionError), backbone.watch(PassRequest(Phase.SSL, select=every_other)):
         raise ZeroDivisionError
     assert vit(images(2)).shape == (2, 10)
-    assert backbone._pass is None
+    assert not backbone._passes
 
 
 def test_the_encoder_must_run_once():

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixplug import LossWeights, Phase, Ramp, joint_loss, phase_weights
+from mixplug import LossWeights, Phase, Position, Ramp, joint_loss, phase_weights
 
 
 def test_weights_by_phase():
     assert phase_weights(Phase.SSL, 0.3) == (1, 0)
     assert phase_weights(Phase.MIX, 0.3) == (0.3, 0.7)
     assert phase_weights(Phase.SL, 0.3) == (0, 1)
-    assert phase_weights(Phase.MIX, Ramp(1.0, 0.0), 0.25) == (0.75, 0.25)
+    assert phase_weights(Position(Phase.MIX, 0.25), Ramp(1.0, 0.0)) == (0.75, 0.25)
 
 
 def test_phases_by_name():

@@ -131,14 +131,30 @@ def test_a_rho_that_is_no_number_is_a_type_error(rho):
         PhasePlan(10, 10, rho)
 
 
-@pytest.mark.parametrize("length", [0, -3])
-def test_a_bad_length_is_a_value_error(length):
-    with pytest.raises(ValueError, match="e_ssl must be a whole number of at least 1"):
-        PhasePlan(length, 10, 0.5)
+def test_a_bad_length_is_a_value_error():
+    with pytest.raises(ValueError, match="e_ssl must be a whole number of at least 0"):
+        PhasePlan(-3, 10, 0.5)
     with pytest.raises(ValueError, match="e_sl must be"):
-        PhasePlan(10, length, 0.5)
-    with pytest.raises(ValueError, match="total must be"):
-        PhasePlan.from_total(length, 0.5)
+        PhasePlan(10, -3, 0.5)
+    with pytest.raises(ValueError, match="both 0"):
+        PhasePlan(0, 0, 0.5)
+    for total in (0, -3):
+        with pytest.raises(ValueError, match="total must be"):
+            PhasePlan.from_total(total, 0.5)
+
+
+@given(st.integers(1, 50), st.floats(0, 1))
+def test_one_kind_alone_is_one_phase(length, rho):
+    ssl, sl = PhasePlan(length, 0, rho), PhasePlan(0, length, rho)
+    assert [(s.phase, s.length) for s in ssl.phases] == [(Phase.SSL, length)]
+    assert [(s.phase, s.length) for s in sl.phases] == [(Phase.SL, length)]
+    assert ssl.position(length).ssl_progress == sl.position(0).ssl_progress == 1
+
+
+def test_a_position_knows_the_run_and_the_step():
+    position = PhasePlan(4, 4, 0.5).position(3, step=9)
+    assert (position.phase, position.progress, position.ssl_progress) == (Phase.MIX, 0.5, 0.75)
+    assert (position.run_progress, position.step) == (0.5, 9)
 
 
 @pytest.mark.parametrize("length", [1.0, "10", True, None])

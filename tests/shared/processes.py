@@ -162,7 +162,7 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def first_patches(batch: int, patches: int, device: torch.device, *, share: torch.Tensor) -> torch.Tensor:
+def first_patches(batch: int, patches: int, device: torch.device, *, share: torch.Tensor, hidden: int) -> torch.Tensor:
     """In place of a random choice, the same for each image, in whichever process and place of the batch it is."""
     return torch.arange(patches // 4, device=device).expand(batch, -1)
 
@@ -187,7 +187,7 @@ def like_one_process(
         callbacks=[kept],
         **{"train_dataloader": labelled(60, torch.float64), **options},
     )
-    with mock.patch("mixplug.objectives.mae._random_share", first_patches):
+    with mock.patch("mixplug.backbones.selection._random_share", first_patches):
         return fit(made, kept)
 
 
@@ -434,7 +434,7 @@ def sharded_model(folder: Path) -> dict[str, Any]:
     factor = float((sharded_ @ whole) / (whole @ whole))
     results: dict[str, Any] = {"factor": factor}
     for mask in ("features", "input"):
-        with mock.patch("mixplug.objectives.mae._random_share", first_patches):
+        with mock.patch("mixplug.backbones.selection._random_share", first_patches):
             saving = {"save_folder": str(folder / mask), "save_interval": "1ba"}
             results[mask] = {
                 "whole": run([MixTraining(objective=MAE(mask))], False, 0.1),

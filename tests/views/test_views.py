@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
-from mixplug import Ramp, ViewRecipe, Views
+from mixplug import Position, Ramp, ViewRecipe, Views
 from mixplug.views.augmentation import resized_crop, shift_hue
 from mixplug.views.recipes import VIEW_RECIPES
 
@@ -278,11 +278,11 @@ def test_views_are_farther_away_the_larger_the_magnitude(shape):
 
 def test_a_ramp_is_asked_where_it_is():
     views = Views(magnitude=Ramp(0.0, 1.0))
-    assert [views.magnitude_at(progress) for progress in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
-    assert Views(magnitude=0.3).magnitude_at(0.7) == 0.3
+    assert [views.magnitude_at(Position("mix", 0, t)) for t in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
+    assert Views(magnitude=0.3).magnitude_at(Position("ssl", 0, 0.7)) == 0.3
     with pytest.raises(ValueError, match=r"magnitude=views\.magnitude_at"):
         views(colours())
-    assert views(colours(), magnitude=views.magnitude_at(0.5)).shape == (32, 3, 12, 12)
+    assert views(colours(), magnitude=views.magnitude_at(Position("ssl", 0, 0.5))).shape == (32, 3, 12, 12)
 
 
 # Randomness
@@ -536,7 +536,7 @@ def test_bad_settings_of_a_view(settings, error, message):
         ({"recipe": 3}, TypeError, "a ViewRecipe or a pair"),
         ({"recipe": (ViewRecipe(),)}, TypeError, "a pair of them"),
         ({"magnitude": 1.1}, ValueError, r"magnitude must be a number in \[0, 1\], got 1.1"),
-        ({"magnitude": Ramp(0, 2)}, ValueError, "magnitude's stop"),
+        ({"magnitude": Ramp(0, 2)}, ValueError, "magnitude=Ramp"),
         ({"mean": 0.5}, ValueError, "mean and std must be given together"),
         ({"mean": (0.5, 0.5), "std": (0.5,)}, ValueError, "equally many, got 2 and 1"),
         ({"mean": 0.5, "std": 0}, ValueError, "std must be"),

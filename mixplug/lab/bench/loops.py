@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from mixplug.algorithms import FusedBackbonePass, JointLoss
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in
 from mixplug.backbones import backbone_of
+from mixplug.backbones.selection import random_visible
 from mixplug.lab.bench.plain import PlainMAE, plain_steps
 from mixplug.lab.runs.experiment import Experiment, make_module, make_optimizer
 from mixplug.lab.runs.inputs import make_inputs
 from mixplug.objectives import MAE, Objective
 from mixplug.objectives.joint import joint_loss, phase_weights
-from mixplug.objectives.mae import random_visible
 from mixplug.schedules.phases import Phase, Position
-from mixplug.schedules.shapes import Ramp, Schedule
+from mixplug.schedules.shapes import Schedule, Shape
 
 _AUTOCAST = {"fp32": None, "amp_bf16": torch.bfloat16}
 
@@ -134,8 +134,8 @@ class FunctionLoop(StepLoop):
 
     def steps(self, progress: float) -> Iterator[Any]:
         """See the base class."""
-        position = Position(self.phase, progress, progress)
-        weights = phase_weights(self.phase, self.alpha, progress)
+        position = Position(self.phase, progress, progress, progress)
+        weights = phase_weights(position, self.alpha)
         device = next(self.model.parameters()).device
         for images, labels in self.batches():
             images, labels = images.to(device), labels.to(device)
@@ -176,12 +176,12 @@ def loop_for(experiment: Experiment, method: str, phase: Phase) -> tuple[str, ty
 def _is_plain(experiment: Experiment, fused: FusedBackbonePass, phase: Phase) -> bool:
     """Whether the hand-written loop can do the same: MAE in its usual form, both losses in MIX, and no ramps."""
     objective, alpha = fused.objective, _alpha(experiment)
-    if not isinstance(objective, MAE) or isinstance(objective.mask_ratio, Ramp):
+    if not isinstance(objective, MAE) or isinstance(objective.mask_ratio, Shape):
         return False
     usual = (objective.decoder_dim, objective.decoder_heads, objective.norm_pix, objective.loss)
     if usual != (None, None, False, "masked"):
         return False
-    if phase is Phase.MIX and (isinstance(alpha, Ramp) or not 0 < alpha < 1):
+    if phase is Phase.MIX and (isinstance(alpha, Shape) or not 0 < alpha < 1):
         return False
     embed: Any = backbone_of(experiment.model, fused.backbone_path).model.patch_embed
     patches = embed.num_patches
