@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
     from mixplug.algorithms.phase_scheduler import PhaseScheduler
     from mixplug.algorithms.probes import LinearProbe, OnlineKNN
-    from mixplug.backbones import BackbonePass, PassRequest, Role, ViTBackbone, backbone_of
+    from mixplug.algorithms.trainer.passes import encoder_pass_of
+    from mixplug.backbones import BackbonePass, PassRequest, Role, ViTBackbone, backbone_of, random_tokens
     from mixplug.backbones.exporting import export
     from mixplug.backbones.stems import small_image_stem
     from mixplug.objectives import BYOL, DINO, MAE, MoCoV2Plus, MoCoV3, Objective, SimCLR, SimSiam
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mixplug.objectives.multi_task import multi_task_cross_entropy, split_logits
     from mixplug.schedules.phases import Phase, PhasePlan, PhaseSpan, Position
     from mixplug.schedules.shapes import Cosine, Points, Polynomial, Ramp, Steps
+    from mixplug.training.encoder_pass import EncoderPass
+    from mixplug.training.step import Training
     from mixplug.views.mixing import MixingFunction, mixup_ssl
     from mixplug.views.recipes import ViewRecipe
     from mixplug.views.views import Views
@@ -45,6 +48,10 @@ _HOME = {
     "Points": "schedules.shapes",
     "Steps": "schedules.shapes",
     "Role": "backbones",
+    "random_tokens": "backbones",
+    "EncoderPass": "training.encoder_pass",
+    "Training": "training.step",
+    "encoder_pass_of": "algorithms.trainer.passes",
     "MixingFunction": "views.mixing",
     "mixup_ssl": "views.mixing",
     "LossWeights": "objectives.joint",
@@ -88,6 +95,7 @@ __all__ = [
     "Backbone",
     "BackbonePass",
     "Cosine",
+    "EncoderPass",
     "ExactResumption",
     "FusedBackbonePass",
     "JointLoss",
@@ -115,16 +123,19 @@ __all__ = [
     "SimCLR",
     "SimSiam",
     "Steps",
+    "Training",
     "ViTBackbone",
     "ViewRecipe",
     "Views",
     "__version__",
     "backbone_of",
+    "encoder_pass_of",
     "export",
     "joint_loss",
     "mixup_ssl",
     "multi_task_cross_entropy",
     "phase_weights",
+    "random_tokens",
     "small_image_stem",
     "split_logits",
 ]

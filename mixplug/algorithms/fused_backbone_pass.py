@@ -40,7 +40,7 @@ from torch.utils._pytree import tree_flatten
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.phase_switch import position_of
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.trainer.contract import find
 from mixplug.algorithms.trainer.neighbours import (
     head_holder,
     hide_head_from_freezing,
@@ -48,15 +48,16 @@ from mixplug.algorithms.trainer.neighbours import (
     show_head_to_copies,
 )
 from mixplug.algorithms.trainer.optimizers import add_beside, create_missing_state, leave_out
-from mixplug.backbones import Backbone, PassRequest, backbone_of, detach_backbones
+from mixplug.algorithms.trainer.passes import WatchedPass
 from mixplug.objectives import MAE, Objective
 from mixplug.objectives.joint import joint_loss
-from mixplug.schedules.phases import Phase, Position
+from mixplug.schedules.phases import Phase
+from mixplug.training.step import drop_unused_gradients, supervised_only
 
-_OF_THE_PASS = frozenset({Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD, Event.AFTER_FORWARD, Event.BATCH_END})
+_OF_THE_LOSS = frozenset({Event.BEFORE_TRAIN_BATCH, Event.BATCH_END})
 
 
-class FusedBackbonePass(PhasedAlgorithm):
+class FusedBackbonePass(WatchedPass):
     """Computes the self-supervised loss from the model's own forward pass.
 
     Args:
@@ -71,22 +72,17 @@ class FusedBackbonePass(PhasedAlgorithm):
         ValueError: at INIT, the objective cannot work on this model, or an algorithm cannot work beside it.
     """
 
-    rank = 3
-
     def __init__(self, objective: str | Objective = "auto", backbone: str | None = None) -> None:
         if isinstance(objective, str) and objective != "auto":
             raise ValueError(f"objective must be 'auto' or an objective such as MAE(mask='input'), got {objective!r}")
         if not isinstance(objective, (str, Objective)):
             got = f"the class {objective.__name__}" if isinstance(objective, type) else type(objective).__name__
             raise TypeError(f"objective must be 'auto' or an objective such as MAE(), got {got}")
+        super().__init__(backbone)
         self.objective = MAE(mask="features") if isinstance(objective, str) else objective
-        self.backbone_path = backbone
-        self._backbone: Backbone | None = None
         self._attached: Objective | None = None
         self._head: list[nn.Parameter] = []
         self._supervised_only: list[nn.Parameter] = []
-        self._position = Position(Phase.SL)
-        self._request: PassRequest | None = None
         self._ssl_loss: Tensor | None = None
         self._passes = 0
         self._watched: dict[str, float] = {}
@@ -97,8 +93,12 @@ class FusedBackbonePass(PhasedAlgorithm):
         return {"objective": " ".join(repr(self.objective).split())}
 
     def wants(self, event: Event, state: State) -> bool:
-        """See the base class: without a self-supervised loss nobody watches the pass."""
-        return event not in _OF_THE_PASS or self._request is not None
+        """See the base class: without a self-supervised loss the objective makes no step."""
+        return self._has_loss if event in _OF_THE_LOSS else super().wants(event, state)
+
+    @property
+    def _has_loss(self) -> bool:
+        return self._position.phase is not Phase.SL
 
     def init(self, state: State, logger: Logger) -> None:
         """Give the model its self-supervised head and the optimizer its parameters."""
@@ -110,13 +110,14 @@ class FusedBackbonePass(PhasedAlgorithm):
                 f"process with the whole model (DDP), or with an objective of one pass, such as MAE(mask='input')"
             )
         model = state.model
-        self._backbone = backbone_of(model, self.backbone_path)
+        passes = self.encoder_pass(state)
+        backbone = passes.backbone
         present = getattr(model, "ssl_objective", None)
         if present is None:
-            self._attached = copy.deepcopy(self.objective).build(self._backbone)
+            self._attached = copy.deepcopy(self.objective).build(backbone)
             model.ssl_objective = self._attached
             _take_from_first_rank(self._attached, state)
-        elif repr(present) == repr(copy.deepcopy(self.objective).build(self._backbone)):
+        elif repr(present) == repr(copy.deepcopy(self.objective).build(backbone)):
             self._attached = present  # a second Trainer on the same model goes on with its head
         else:
             raise ValueError(
@@ -124,8 +125,8 @@ class FusedBackbonePass(PhasedAlgorithm):
                 f"{self.objective!r}; remove it first: del model.ssl_objective"
             )
         for optimizer in state.optimizers:
-            add_beside(optimizer, self._attached.parameters(), self._backbone.encoder_parameters)
-        self._backbone.detach()
+            add_beside(optimizer, self._attached.parameters(), backbone.encoder_parameters)
+        passes.objective = self._attached
         show_head_to_copies(state, logger)
         hide_head_from_freezing(state)
 
@@ -140,27 +141,17 @@ class FusedBackbonePass(PhasedAlgorithm):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Attach to the model, and give every parameter its optimizer state for checkpoints of any phase."""
-        assert self._backbone is not None
-        self._backbone.attach()
+        super().fit_start(state, logger)
+        passes = self.encoder_pass(state)
         # Sharding (FSDP1) has put a wrapper in the head's place since INIT, and only that knows the whole parameters.
-        self._attached = head_holder(state.model).ssl_objective
+        passes.objective = self._attached = head_holder(state.model).ssl_objective
         # Lists for every step: to walk through all modules takes longer than what is done with them.
         self._head = list(self._attached.parameters())
-        shared = {id(p) for p in (*self._backbone.encoder_parameters, *self._head)}
-        self._supervised_only = [p for p in state.model.parameters() if id(p) not in shared]
+        self._supervised_only = supervised_only(state.model, passes.backbone, self._head)
         if state.timestamp.batch == 0:
             self._attached.begin()
         for optimizer in state.optimizers:
             create_missing_state(optimizer)
-
-    def batch_start(self, state: State, logger: Logger) -> None:
-        """Ask the objective what the batch's passes must do, unless the phase has no self-supervised loss."""
-        self._position = position_of(state)
-        self._request = None
-        if self._position.phase is not Phase.SL:
-            assert self._attached is not None
-            self._request = self._attached.request(self._position)
-            logger.log_metrics({f"mixtraining/{name}": value for name, value in self._request.metrics.items()})
 
     def before_train_batch(self, state: State, logger: Logger) -> None:
         """A step begins, perhaps again: in smaller microbatches, or at SAM's second point."""
@@ -168,25 +159,21 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._passes = 0
         self._attached.before_step()
 
-    def before_forward(self, state: State, logger: Logger) -> None:
-        """Begin to watch the pass."""
-        assert self._request is not None
-        assert self._backbone is not None
-        self._ssl_loss = None
-        self._backbone.start(self._request)
-
     def after_forward(self, state: State, logger: Logger) -> None:
         """Compute the self-supervised loss from what the pass left behind."""
-        assert self._backbone is not None
+        super().after_forward(state, logger)
+        if not self._has_loss:
+            return
         assert self._attached is not None
-        seen = self._backbone.stop()
+        assert self._seen is not None
         self._passes += 1
         if self._passes == 2:
             self._warn_of_microbatches(state)
         used = weights_of(state).ssl > 0
         # AFTER_FORWARD runs outside of Composer's precision context.
         with get_precision_context(state.precision, state.precision_config), torch.set_grad_enabled(used):
-            self._ssl_loss = self._attached(seen)
+            self._ssl_loss = self._attached(self._seen)
+        self._seen = None
 
     def before_backward(self, state: State, logger: Logger) -> None:
         """Put both terms and their sum into ``state.loss``."""
@@ -212,16 +199,11 @@ class FusedBackbonePass(PhasedAlgorithm):
         """Drop gradients of parameters that the phase does not use: weight decay would move them."""
         assert self._attached is not None
         weights = weights_of(state)
-        if self._request is not None:
+        if self._has_loss:
             self._attached.after_backward(self._position)
             # Read where Composer reads the loss: after the optimizer's step a GPU would be waited for once more.
             self._watched = {f"mixtraining/{name}": float(v) for name, v in self._attached.monitors().items()}
-        if weights.ssl == 0:
-            _drop_gradients(self._head)
-        if weights.sl == 0:
-            # What lies outside of the encoder need not be a head (a stem before it learns from SSL too), so
-            # only what got no gradient counts as unused.
-            _drop_gradients(p for p in self._supervised_only if p.grad is not None and _is_zero(p.grad))
+        drop_unused_gradients(weights, self._head, self._supervised_only, _is_zero)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Let the objective act on the step, and log what it watches."""
@@ -229,10 +211,6 @@ class FusedBackbonePass(PhasedAlgorithm):
         self._attached.after_step(self._position)
         if self._watched:
             logger.log_metrics(self._watched)
-
-    def fit_end(self, state: State, logger: Logger) -> None:
-        """Leave the model as it was."""
-        detach_backbones(state.model)
 
     def _warn_of_microbatches(self, state: State) -> None:
         assert self._attached is not None
@@ -301,8 +279,3 @@ def _is_zero(gradient: Tensor) -> bool:
     """Whether all of ``gradient`` is 0, on all ranks if it is sharded."""
     some = gradient.any()
     return not (some.full_tensor() if isinstance(some, DTensor) else some)
-
-
-def _drop_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None

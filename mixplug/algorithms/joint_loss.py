@@ -24,7 +24,7 @@ from composer.loggers import Logger
 
 from mixplug.algorithms.phase_switch import position_of
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
-from mixplug.objectives.joint import LossWeights, joint_loss, phase_weights
+from mixplug.objectives.joint import ALPHA, LossWeights, joint_loss, phase_weights
 from mixplug.schedules.phases import Position
 from mixplug.schedules.shapes import Schedule, check_schedule
 
@@ -44,7 +44,7 @@ class JointLoss(PhasedAlgorithm):
 
     rank = 4
 
-    def __init__(self, alpha: Schedule = 0.5, stop_on_nan: bool = True) -> None:
+    def __init__(self, alpha: Schedule = ALPHA, stop_on_nan: bool = True) -> None:
         self.alpha = check_schedule("alpha", alpha, 0, 1)
         if not isinstance(stop_on_nan, bool):
             raise TypeError(f"stop_on_nan must be True or False, got {stop_on_nan!r}")
@@ -104,5 +104,5 @@ def weights_of(state: State) -> LossWeights:
     joint = find(state, JointLoss)
     if joint is not None:
         return joint.weights(state)
-    used = phase_weights(position_of(state).phase, 0.5)
+    used = phase_weights(position_of(state).phase, ALPHA)
     return LossWeights(float(used.ssl > 0), float(used.sl > 0))

@@ -31,6 +31,7 @@ from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.phase_switch import Duration, PhaseSwitch
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm
 from mixplug.objectives import Objective
+from mixplug.objectives.joint import ALPHA
 from mixplug.schedules.phases import Phase, Ratio
 from mixplug.schedules.shapes import Schedule
 from mixplug.views.mixing import MixingFunction, mixup_ssl
@@ -66,7 +67,7 @@ class MixTraining(PhasedAlgorithm):
     def __init__(
         self,
         rho: Ratio = 0.5,
-        alpha: Schedule = 0.5,
+        alpha: Schedule = ALPHA,
         ssl_duration: Duration | None = None,
         sl_duration: Duration | None = None,
         objective: str | Objective = "auto",

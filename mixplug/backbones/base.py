@@ -195,7 +195,9 @@ class Backbone(ABC):
         return []
 
     @contextmanager
-    def watch(self, request: PassRequest) -> Iterator[BackbonePass]:
+    def watch(
+        self, request: PassRequest, amend: Callable[[PassRequest], PassRequest] = as_asked
+    ) -> Iterator[BackbonePass]:
         """Serve ``request`` in the one forward pass inside of the block, and yield what that pass leaves behind.
 
         Example:
@@ -206,7 +208,7 @@ class Backbone(ABC):
         Raises:
             RuntimeError: the block did not run the encoder exactly once.
         """
-        with self._watched(self.start(request)) as seen:
+        with self._watched(self.start(request, amend)) as seen:
             yield seen
 
     @contextmanager
@@ -214,7 +216,7 @@ class Backbone(ABC):
         try:
             yield seen
         except BaseException:
-            self._passes.clear()
+            self.abandon()
             raise
         self.stop()
 
@@ -252,6 +254,10 @@ class Backbone(ABC):
             )
         return seen
 
+    def abandon(self) -> None:
+        """Give up the passes that are being watched."""
+        self._passes.clear()
+
     #: Whether it can serve ``PassRequest.select``.
     selects_tokens = False
 
@@ -269,7 +275,7 @@ class Backbone(ABC):
     def _begun(self) -> BackbonePass | None:
         """The pass that is being watched."""
         if self.model.training is not self._training:
-            self._passes.clear()  # left by a training step that was interrupted: this is an evaluation
+            self.abandon()  # left by a training step that was interrupted: this is an evaluation
         return self._watching()
 
     def _watching(self) -> BackbonePass | None:

@@ -9,6 +9,9 @@ from torch import Tensor
 from mixplug.schedules.phases import Phase, Position
 from mixplug.schedules.shapes import Schedule, check_schedule, value_at
 
+ALPHA = 0.5
+"""Weight of the self-supervised loss in MIX (Li et al., section 3.1)."""
+
 
 class LossWeights(NamedTuple):
     """What the self-supervised and the supervised loss weigh."""

@@ -178,7 +178,8 @@ class Points(Shape):
     """Straight lines between points; two points at one time are a jump, after which the second holds.
 
     Args:
-        points: ``(time, value)`` or ``{time: value}`` in order of time, in [0, 1]; before the first and after the last the value stays.
+        points: ``(time, value)`` or ``{time: value}`` in order of time, in [0, 1]; before the first and after the last
+            the value stays.
         over: The clock; see the module.
 
     Raises:

@@ -62,8 +62,7 @@ class PhasedAlgorithm(Algorithm):
         """Handle ``event``."""
         if event is Event.INIT:
             _refuse_duplicates(state)
-            self._run = weakref.ref(state)
-            state.algorithms = sorted(state.algorithms, key=_rank)
+            self.join(state)
         if event is Event.FIT_START and (self._run is None or self._run() is not state):
             raise ValueError(
                 f"this {type(self).__name__} was given to another Trainer after this one, and serves one at a "
@@ -74,6 +73,12 @@ class PhasedAlgorithm(Algorithm):
         for part in self._by_event[event.value]:
             if part.wants(event, state):
                 getattr(part, event.value)(state, logger)
+
+    def join(self, state: State) -> None:
+        """Run in ``state``, whose list of algorithms is put in order, and be added to it if need be."""
+        self._run = weakref.ref(state)
+        new = [] if self in state.algorithms else [self]
+        state.algorithms = sorted([*state.algorithms, *new], key=_rank)
 
     @functools.cached_property
     def _by_event(self) -> dict[str, list[PhasedAlgorithm]]:

@@ -1,0 +1,97 @@
+"""EncoderPass under Composer: watches the model's own pass in each training step, whoever wants something of it."""
+
+from __future__ import annotations
+
+import weakref
+
+from composer.core import Event, State
+from composer.loggers import Logger
+
+from mixplug.algorithms.phase_switch import position_of
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.backbones import PassRequest, backbone_of, detach_backbones
+from mixplug.backbones.base import BackbonePass
+from mixplug.schedules.phases import Phase, Position
+from mixplug.training.encoder_pass import EncoderPass
+
+
+class WatchedPass(PhasedAlgorithm):
+    """Runs the model's forward pass under an :class:`mixplug.EncoderPass`.
+
+    :class:`mixplug.FusedBackbonePass` is one; :func:`encoder_pass_of` adds one to a run without it.
+
+    Args:
+        backbone: Dotted name of the encoder inside of the model, if it holds several of timm's, or none.
+    """
+
+    rank = 3
+
+    def __init__(self, backbone: str | None = None) -> None:
+        self.backbone_path = backbone
+        self._encoder_pass: EncoderPass | None = None
+        self._served: weakref.ref[State] | None = None
+        self._position = Position(Phase.SL)
+        self._request: PassRequest | None = None
+        self._seen: BackbonePass | None = None
+
+    def wants(self, event: Event, state: State) -> bool:
+        """See the base class: a pass of which nobody wants anything is not watched."""
+        return event not in (Event.BEFORE_FORWARD, Event.AFTER_FORWARD) or self._request is not None
+
+    def encoder_pass(self, state: State) -> EncoderPass:
+        """The passes of this run, made when they are first asked for.
+
+        Raises:
+            TypeError: the model holds no encoder.
+            ValueError: it holds several and none is named.
+        """
+        if self._encoder_pass is None or self._served is None or self._served() is not state:
+            backbone = backbone_of(state.model, self.backbone_path)
+            backbone.detach()  # until training begins
+            self._encoder_pass, self._served = EncoderPass(backbone), weakref.ref(state)
+        return self._encoder_pass
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Listen to the encoder."""
+        self.encoder_pass(state).backbone.attach()
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Assemble what the batch's passes shall be shown."""
+        self._position = position_of(state)
+        self._request = self.encoder_pass(state).request(self._position)
+        if self._request is not None and self._request.metrics:
+            logger.log_metrics({f"mixtraining/{name}": value for name, value in self._request.metrics.items()})
+
+    def before_forward(self, state: State, logger: Logger) -> None:
+        """Begin to watch the pass."""
+        assert self._request is not None
+        self._seen = None
+        self.encoder_pass(state).start(self._request)
+
+    def after_forward(self, state: State, logger: Logger) -> None:
+        """Take what the pass left behind."""
+        self._seen = self.encoder_pass(state).stop()
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Leave the model as it was."""
+        detach_backbones(state.model)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(backbone={self.backbone_path!r})"
+
+
+def encoder_pass_of(state: State) -> EncoderPass:
+    """The passes over the encoder of a Composer run: what an algorithm of your own adds its amendments to, at INIT.
+
+    In a run without MixTraining or FusedBackbonePass they are the passes of plain supervised learning, one phase MIX
+    as long as there is no PhaseSwitch (see :func:`position_of`).
+
+    Raises:
+        TypeError: the model holds no encoder of timm's.
+        ValueError: it holds several.
+    """
+    watched = find(state, WatchedPass)
+    if watched is None:
+        watched = WatchedPass()
+        watched.join(state)
+    return watched.encoder_pass(state)
