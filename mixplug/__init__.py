@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         MixTraining,
         MixupSSLData,
         PhaseSwitch,
+        TokenDropout,
     )
     from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
     from mixplug.algorithms.phase_scheduler import PhaseScheduler
@@ -51,6 +52,7 @@ _HOME = {
     "random_tokens": "backbones",
     "EncoderPass": "training.encoder_pass",
     "Training": "training.step",
+    "TokenDropout": "algorithms",
     "encoder_pass_of": "algorithms.trainer.passes",
     "MixingFunction": "views.mixing",
     "mixup_ssl": "views.mixing",
@@ -123,6 +125,7 @@ __all__ = [
     "SimCLR",
     "SimSiam",
     "Steps",
+    "TokenDropout",
     "Training",
     "ViTBackbone",
     "ViewRecipe",

@@ -6,8 +6,17 @@ from mixplug.algorithms.joint_loss import JointLoss
 from mixplug.algorithms.mixtraining import MixTraining
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.phase_switch import PhaseSwitch
+from mixplug.algorithms.token_dropout import TokenDropout
 from mixplug.algorithms.trainer.checkpoints import guard_loading
 
-__all__ = ["ExactResumption", "FusedBackbonePass", "JointLoss", "MixTraining", "MixupSSLData", "PhaseSwitch"]
+__all__ = [
+    "ExactResumption",
+    "FusedBackbonePass",
+    "JointLoss",
+    "MixTraining",
+    "MixupSSLData",
+    "PhaseSwitch",
+    "TokenDropout",
+]
 
 guard_loading()

@@ -49,6 +49,7 @@ class PassRequest:
         role: What the pass is for.
         select: ``(batch, patches, device) -> (batch, kept)`` indices of the patch tokens that the encoder shall
             see, or None for all of them. Vision transformers only.
+        all_tokens: Whether who asks needs every patch token, so that nobody else may choose.
         view: ``(B, C, H, W) -> (B, C, H', W')``: what the encoder shall see instead of the batch's images, or
             None for the images as they are.
         metrics: Numbers worth logging (mask ratio, momentum).
@@ -57,6 +58,7 @@ class PassRequest:
     position: Position
     role: Role = Role.SHARED
     select: TokenSelector | None = None
+    all_tokens: bool = False
     view: Callable[[Tensor], Tensor] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 

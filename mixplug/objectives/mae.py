@@ -166,7 +166,7 @@ class MAE(Objective):
         position = Position.of(position)
         if self.mask == "input" and (self.fused or position.phase is not Phase.MIX):
             return self._request_visible(position)
-        return PassRequest(position, metrics={"mask_ratio": self._ratio(position)})
+        return PassRequest(position, all_tokens=True, metrics={"mask_ratio": self._ratio(position)})
 
     def forward(self, seen: BackbonePass) -> Tensor:
         """Mean squared error of the predicted patches (He et al., section 3), a scalar."""

@@ -287,7 +287,8 @@ def wide(values: Tensor) -> Tensor:
 
 def in_full_precision(values: Tensor) -> torch.autocast:
     """A context without autocast, so that products of float32 embeddings are float32."""
-    return torch.autocast(values.device.type, enabled=False)
+    # Where operations are counted, tensors have no values and no device that could be autocast.
+    return torch.autocast("cpu" if values.is_meta else values.device.type, enabled=False)
 
 
 def check_temperature(name: str, value: float) -> float:

@@ -83,6 +83,8 @@ class EncoderPass:
     def amend(self, request: PassRequest) -> PassRequest:
         """``request`` as all amendments leave it; see :meth:`request` for what is refused."""
         owners = {slot: _name(self.objective) for slot in _SLOTS if getattr(request, slot) is not None}
+        if request.all_tokens:
+            owners["select"] = _name(self.objective)
         for amendment in self.amendments:
             amended = amendment(request)
             if not isinstance(amended, PassRequest):

@@ -56,17 +56,9 @@ def test_in_a_plain_supervised_run_with_phases():
     assert trained == [8] * 18
 
 
-def test_without_phases_the_run_is_one_mix_phase():
-    """The amendment above acts in SL alone."""
-    _, trained = lengths_by_phase([drop_tokens()])
-    assert trained == [16] * 18
-
-
-def test_without_anything_of_mixplugs_the_pass_is_watched_too():
-    algorithm = drop_tokens()
-    algorithm.amend = lambda request: mixplug.PassRequest(request.position, select=mixplug.random_tokens(0.25))
-    made, trained = lengths_by_phase([algorithm])
-    assert trained == [4] * 18
+def test_without_anything_of_mixplugs_the_run_is_one_sl_phase():
+    made, trained = lengths_by_phase([drop_tokens()])
+    assert trained == [8] * 18
     assert made.state.model.module(images(2)).shape == (2, 10)
 
 

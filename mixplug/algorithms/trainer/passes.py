@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 
 from composer.core import Event, State
@@ -51,13 +52,19 @@ class WatchedPass(PhasedAlgorithm):
             self._encoder_pass, self._served = EncoderPass(backbone), weakref.ref(state)
         return self._encoder_pass
 
+    def position(self, state: State) -> Position:
+        """Where the run is; without phases and without an objective, in one SL phase."""
+        position = position_of(state)
+        alone = position.span is None and self.encoder_pass(state).objective is None
+        return dataclasses.replace(position, phase=Phase.SL) if alone else position
+
     def fit_start(self, state: State, logger: Logger) -> None:
         """Listen to the encoder."""
         self.encoder_pass(state).backbone.attach()
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Assemble what the batch's passes shall be shown."""
-        self._position = position_of(state)
+        self._position = self.position(state)
         self._request = self.encoder_pass(state).request(self._position)
         if self._request is not None and self._request.metrics:
             logger.log_metrics({f"mixtraining/{name}": value for name, value in self._request.metrics.items()})
@@ -83,8 +90,8 @@ class WatchedPass(PhasedAlgorithm):
 def encoder_pass_of(state: State) -> EncoderPass:
     """The passes over the encoder of a Composer run: what an algorithm of your own adds its amendments to, at INIT.
 
-    In a run without MixTraining or FusedBackbonePass they are the passes of plain supervised learning, one phase MIX
-    as long as there is no PhaseSwitch (see :func:`position_of`).
+    In a run without MixTraining or FusedBackbonePass they are the passes of plain supervised learning, one SL phase
+    as long as there is no PhaseSwitch.
 
     Raises:
         TypeError: the model holds no encoder of timm's.

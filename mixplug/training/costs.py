@@ -1,0 +1,124 @@
+"""What a step costs: counted, not guessed, and in passes of the uncompressed encoder.
+
+A forward pass of the plain encoder over one image costs 1, one with gradient 3, and one that sees a share of the tokens
+about that share. The step is run on tensors without values, so whatever amends its passes, its decoder and its heads
+count with their own operations, and the cost at any position of a training is known before it begins.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mixplug.backbones import PassRequest, backbone_of, detach_backbones
+from mixplug.backbones.costs import counting_flops, encoder_flops
+from mixplug.objectives import Objective
+from mixplug.objectives.joint import ALPHA, joint_loss, phase_weights
+from mixplug.schedules.phases import Phase, PhasePlan, Position
+from mixplug.schedules.shapes import Schedule
+from mixplug.training.encoder_pass import Amendment, EncoderPass
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Operations of a training step, for one image.
+
+    Attributes:
+        flops: Floating-point operations: matrix products, convolutions and attention, forward and backward.
+        encoder_flops: Those of a forward pass of the plain encoder.
+        roles: How many passes over the encoder there were, by role.
+    """
+
+    flops: float
+    encoder_flops: float
+    roles: Mapping[str, int]
+
+    @property
+    def passes(self) -> float:
+        """The cost in forward passes of the plain encoder."""
+        return self.flops / self.encoder_flops
+
+
+class CostCounter:
+    """Counts the operations of a training's steps, which computes nothing and changes nothing.
+
+    Args:
+        model: Images to logits.
+        objective: The self-supervised objective, built for the model or not; None for supervised learning alone.
+        shape: Channels, height and width of an image.
+        batch_size: Images of a step; what a loss compares within the batch grows with it.
+        alpha: Weight of the self-supervised loss in MIX, in [0, 1].
+        amendments: Of the passes; see :class:`mixplug.EncoderPass`.
+        backbone: Dotted name of the encoder inside of the model, if it must be named.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective | None,
+        shape: tuple[int, int, int],
+        batch_size: int = 2,
+        alpha: Schedule = ALPHA,
+        amendments: Iterable[Amendment] = (),
+        backbone: str | None = None,
+    ) -> None:
+        self.shape, self.batch_size, self.alpha = shape, max(2, batch_size), alpha
+        self._roles: dict[str, int] = {}
+        # Together: a momentum encoder knows the encoder that it follows.
+        self._model, self._objective = copy.deepcopy((model, objective))
+        detach_backbones(self._model.to("meta"))
+        adapter = backbone_of(self._model, backbone)
+        if self._objective is not None:
+            self._objective = self._objective.to("meta").build(adapter).to("meta")
+        self._passes = EncoderPass(adapter, self._objective)
+        for amendment in (*amendments, self._note):
+            self._passes.add(amendment)
+        self.encoder_flops = encoder_flops(adapter, shape)
+        adapter.attach()
+
+    def at(self, position: Position) -> StepCost:
+        """The cost of the step at ``position``."""
+        self._roles = {}
+        weights = phase_weights(position, self.alpha)
+        objective = None if position.phase is Phase.SL else self._objective
+        images = torch.zeros(self.batch_size, *self.shape, device="meta")
+        self._model.zero_grad()
+        with counting_flops() as counter:
+            if objective is not None:
+                objective.zero_grad()
+                objective.before_step()
+            with self._passes.watch(position) as seen:
+                logits = self._model(images)
+            ssl = None
+            if objective is not None and seen is not None:
+                with torch.set_grad_enabled(weights.ssl > 0):
+                    ssl = objective(seen)
+            # Any labels will do: the loss has no products.
+            joint_loss(ssl, F.cross_entropy(logits, torch.zeros_like(logits)), weights).backward()
+        return StepCost(counter.get_total_flops() / self.batch_size, self.encoder_flops, dict(self._roles))
+
+    def of_phases(self, plan: PhasePlan, points: int = 8) -> dict[Phase, StepCost]:
+        """The mean cost of a step in each phase of ``plan``, at ``points`` positions of those that change."""
+        return {span.phase: self._mean(plan, span.start, span.length, points) for span in plan.phases}
+
+    def of_run(self, plan: PhasePlan) -> float:
+        """What ``plan`` costs: each image once in every unit of time, in forward passes of the plain encoder."""
+        costs = self.of_phases(plan)
+        return sum(span.length * costs[span.phase].passes for span in plan.phases)
+
+    def _mean(self, plan: PhasePlan, start: int, length: int, points: int) -> StepCost:
+        times = [start + length * (index + 0.5) / points for index in range(points)]
+        first, last = (self.at(plan.position(time)) for time in (times[0], times[-1]))
+        if first == last:
+            return first
+        costs = [first, *(self.at(plan.position(time)) for time in times[1:-1]), last]
+        return StepCost(sum(cost.flops for cost in costs) / points, self.encoder_flops, first.roles)
+
+    def _note(self, request: PassRequest) -> PassRequest:
+        self._roles[str(request.role)] = self._roles.get(str(request.role), 0) + 1
+        return request
