@@ -77,10 +77,11 @@ class TokenDropout(PhasedAlgorithm):
     def init(self, state: State, logger: Logger) -> None:
         """Amend the passes of this run."""
         passes = encoder_pass_of(state)
-        if not passes.backbone.selects_tokens:
+        backbone = passes.backbone
+        if not backbone.selects_tokens:
             raise TypeError(
-                f"TokenDropout drops patch tokens of a timm VisionTransformer, and {type(passes.backbone.model).__name__} "
-                f"has none; use one, or leave TokenDropout out"
+                f"TokenDropout drops patch tokens of a timm VisionTransformer, and {type(backbone.model).__name__} has "
+                f"none; use one, or leave TokenDropout out"
             )
         passes.add(self.drop)
 
