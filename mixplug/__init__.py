@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         JointLoss,
         MixTraining,
         MixupSSLData,
+        PatchScaling,
         PhaseSwitch,
         TokenDropout,
     )
@@ -53,6 +54,7 @@ _HOME = {
     "EncoderPass": "training.encoder_pass",
     "Training": "training.step",
     "TokenDropout": "algorithms",
+    "PatchScaling": "algorithms",
     "encoder_pass_of": "algorithms.trainer.passes",
     "MixingFunction": "views.mixing",
     "mixup_ssl": "views.mixing",
@@ -112,6 +114,7 @@ __all__ = [
     "Objective",
     "OnlineKNN",
     "PassRequest",
+    "PatchScaling",
     "Phase",
     "PhasePlan",
     "PhaseScheduler",

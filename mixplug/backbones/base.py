@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixplug.backbones.patches import PatchSizer
 from mixplug.backbones.selection import TokenSelector
 from mixplug.schedules.phases import Phase, Position
 
@@ -50,6 +51,9 @@ class PassRequest:
         select: ``(batch, patches, device) -> (batch, kept)`` indices of the patch tokens that the encoder shall
             see, or None for all of them. Vision transformers only.
         all_tokens: Whether who asks needs every patch token, so that nobody else may choose.
+        patch: ``(height, width) -> pixels``, the side of the patches that images of that size are cut into, or None
+            for native ones.
+        native_patches: Whether who asks needs native patches, so that nobody else may choose.
         view: ``(B, C, H, W) -> (B, C, H', W')``: what the encoder shall see instead of the batch's images, or
             None for the images as they are.
         metrics: Numbers worth logging (mask ratio, momentum).
@@ -59,6 +63,8 @@ class PassRequest:
     role: Role = Role.SHARED
     select: TokenSelector | None = None
     all_tokens: bool = False
+    patch: PatchSizer | None = None
+    native_patches: bool = False
     view: Callable[[Tensor], Tensor] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -69,7 +75,7 @@ class PassRequest:
     @property
     def is_plain(self) -> bool:
         """Whether the encoder shall see the images as they are."""
-        return self.select is None and self.view is None
+        return self.select is None and self.view is None and self.patch is None
 
 
 def as_asked(request: PassRequest) -> PassRequest:
@@ -117,7 +123,8 @@ class BackbonePass:
             role: What the pass is for; ``KEY`` runs without gradient.
             select: The patch tokens that it shall see, None for all.
         """
-        request = self.amend(PassRequest(self.request.position, role, select))
+        native = self.request.native_patches
+        request = self.amend(PassRequest(self.request.position, role, select, native_patches=native))
         with torch.set_grad_enabled(torch.is_grad_enabled() and role is not Role.KEY):
             return self.backbone.encode(images, request, self.amend)
 
@@ -240,6 +247,11 @@ class Backbone(ABC):
                 f"a choice of patch tokens was asked of {type(self.model).__name__}, which has none; use a timm "
                 f"VisionTransformer"
             )
+        if request.patch is not None and not self.selects_tokens:
+            raise TypeError(
+                f"patches of another size were asked of {type(self.model).__name__}, which has none; use a timm "
+                f"VisionTransformer"
+            )
         self._passes.append(BackbonePass(request, self, amend=amend))
         self._training = self.model.training
         return self._passes[-1]
@@ -260,7 +272,7 @@ class Backbone(ABC):
         """Give up the passes that are being watched."""
         self._passes.clear()
 
-    #: Whether it can serve ``PassRequest.select``.
+    #: Whether it can serve ``PassRequest.select`` and ``PassRequest.patch``.
     selects_tokens = False
 
     def encode(

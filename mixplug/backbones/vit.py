@@ -10,7 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mixplug.backbones.base import Backbone
+from mixplug.backbones.base import Backbone, BackbonePass
+from mixplug.backbones.patches import PatchScaler
 from mixplug.backbones.selection import take_tokens
 
 
@@ -53,6 +54,7 @@ class ViTBackbone(Backbone):
         self.in_chans: int = next(m for m in vit.patch_embed.proj.modules() if isinstance(m, nn.Conv2d)).in_channels
         self.normalised: bool = not isinstance(vit.norm, nn.Identity)
         self._hooks: list[RemovableHandle] = []
+        self._scaler: PatchScaler | None = None
         super().__init__(vit)
 
     @property
@@ -114,7 +116,7 @@ class ViTBackbone(Backbone):
             return None
         self._enter(seen, args[0])
         height, width = seen.images.shape[-2:]
-        rows, columns = self.patch_size
+        rows, columns = self._patch_size_for(seen, height, width)
         if height % rows or width % columns:
             raise ValueError(
                 f"images of {height}x{width} pixels cannot be cut into patches of {rows}x{columns}; use sizes that "
@@ -129,6 +131,25 @@ class ViTBackbone(Backbone):
         seen.grid = (height // rows, width // columns)
         return (seen.images, *args[1:])
 
+    def _patch_size_for(self, seen: BackbonePass, height: int, width: int) -> tuple[int, int]:
+        if seen.request.patch is None:
+            return self.patch_size
+        self._scaler = self._scaler or PatchScaler(self.vit)
+        side = seen.request.patch(height, width)
+        self._scaler.check(side, height, width)
+        if side != self._scaler.native:
+            self._scaler.begin(side)
+        return side, side
+
+    def abandon(self) -> None:
+        """See the base class."""
+        super().abandon()
+        self._end_scaling()
+
+    def _end_scaling(self) -> None:
+        if self._scaler is not None:
+            self._scaler.end()
+
     def _select(self, tokens: Tensor) -> Tensor:
         seen = self._watching()
         if seen is None or seen.request.select is None:
@@ -141,6 +162,7 @@ class ViTBackbone(Backbone):
     def _after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         seen = self._watching()
         if seen is not None:
+            self._end_scaling()
             self._leave(seen, output)
 
 

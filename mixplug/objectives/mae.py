@@ -166,7 +166,9 @@ class MAE(Objective):
         position = Position.of(position)
         if self.mask == "input" and (self.fused or position.phase is not Phase.MIX):
             return self._request_visible(position)
-        return PassRequest(position, all_tokens=True, metrics={"mask_ratio": self._ratio(position)})
+        return PassRequest(
+            position, all_tokens=True, native_patches=True, metrics={"mask_ratio": self._ratio(position)}
+        )
 
     def forward(self, seen: BackbonePass) -> Tensor:
         """Mean squared error of the predicted patches (He et al., section 3), a scalar."""
@@ -219,7 +221,8 @@ class MAE(Objective):
     def _request_visible(self, position: Position) -> PassRequest:
         """A pass on a random share of the patches."""
         ratio = self._ratio(position)
-        return PassRequest(position, select=random_tokens(1 - ratio, hidden=1), metrics={"mask_ratio": ratio})
+        select = random_tokens(1 - ratio, hidden=1)
+        return PassRequest(position, select=select, native_patches=True, metrics={"mask_ratio": ratio})
 
     def _ratio(self, position: Position) -> float:
         return value_at(self.mask_ratio, position, "mix")

@@ -31,7 +31,7 @@ from mixplug.schedules.phases import Phase, Position
 Amendment = Callable[[PassRequest], PassRequest]
 """``request -> request``: a changed copy (``dataclasses.replace``), or the request itself for no change."""
 
-_SLOTS = {"view": "what the encoder is shown", "select": "the tokens"}
+_SLOTS = {"view": "what the encoder is shown", "select": "the tokens", "patch": "the size of the patches"}
 
 
 class EncoderPass:
@@ -85,6 +85,8 @@ class EncoderPass:
         owners = {slot: _name(self.objective) for slot in _SLOTS if getattr(request, slot) is not None}
         if request.all_tokens:
             owners["select"] = _name(self.objective)
+        if request.native_patches:
+            owners["patch"] = _name(self.objective)
         for amendment in self.amendments:
             amended = amendment(request)
             if not isinstance(amended, PassRequest):
@@ -106,6 +108,7 @@ class EncoderPass:
 
     def start(self, request: PassRequest) -> BackbonePass:
         """Begin to watch the model's own pass, for callers that cannot use a ``with`` block."""
+        self.backbone.abandon()  # a step that failed may be tried again in smaller microbatches
         return self.backbone.start(request, self.amend)
 
     def stop(self) -> BackbonePass:

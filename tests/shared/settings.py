@@ -27,8 +27,10 @@ from mixplug import (
     MixTraining,
     MixupSSLData,
     MultiTaskClassifier,
+    PatchScaling,
     PhaseSwitch,
     Ramp,
+    TokenDropout,
 )
 from mixplug.data.multi_task import MultiTaskLoader
 from mixplug.data.order import random_state
@@ -103,6 +105,17 @@ ROWS = [
         lambda: [JointLoss(0.5), FusedBackbonePass(), MixupSSLData(ssl_loader()), PhaseSwitch(0.5)],
     ),
     *(_two_view_row(name) for name in OBJECTIVES),
+    Row("PatchScaling", lambda: [PatchScaling([2, 4])]),
+    Row("TokenDropout", lambda: [TokenDropout(Ramp(0.75, 0.0))]),
+    Row(
+        "shorter sequences in every phase",
+        lambda: [
+            TokenDropout(0.5, keys=True),
+            PatchScaling(Ramp(4, 2, over="ssl")),
+            MixTraining(objective=OBJECTIVES["MoCoV3"]()),
+        ],
+        slow_to_resume=True,
+    ),
     _two_view_row("MoCoV3", convolutional_classifier),
     _two_view_row("DINO", convolutional_classifier, local_crops=2),
 ]
