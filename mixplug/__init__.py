@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         JointLoss,
         MixTraining,
         MixupSSLData,
+        OptimizerSettings,
         PhaseSwitch,
     )
     from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
@@ -74,6 +75,7 @@ _HOME = {
     "PhaseSwitch": "algorithms",
     "MixupSSLData": "algorithms",
     "JointLoss": "algorithms",
+    "OptimizerSettings": "algorithms",
     "FusedBackbonePass": "algorithms",
     "ExactResumption": "algorithms",
     "PhaseScheduler": "algorithms.phase_scheduler",
@@ -109,6 +111,7 @@ __all__ = [
     "MultiTaskClassifier",
     "Objective",
     "OnlineKNN",
+    "OptimizerSettings",
     "PassRequest",
     "Phase",
     "PhasePlan",

@@ -5,9 +5,18 @@ from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
 from mixplug.algorithms.joint_loss import JointLoss
 from mixplug.algorithms.mixtraining import MixTraining
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
+from mixplug.algorithms.optimizer_settings import OptimizerSettings
 from mixplug.algorithms.phase_switch import PhaseSwitch
 from mixplug.algorithms.trainer.checkpoints import guard_loading
 
-__all__ = ["ExactResumption", "FusedBackbonePass", "JointLoss", "MixTraining", "MixupSSLData", "PhaseSwitch"]
+__all__ = [
+    "ExactResumption",
+    "FusedBackbonePass",
+    "JointLoss",
+    "MixTraining",
+    "MixupSSLData",
+    "OptimizerSettings",
+    "PhaseSwitch",
+]
 
 guard_loading()

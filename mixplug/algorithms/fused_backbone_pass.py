@@ -39,8 +39,7 @@ from torch.utils._pytree import tree_flatten
 
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
-from mixplug.algorithms.phase_switch import position_of
-from mixplug.algorithms.trainer.contract import find
+from mixplug.algorithms.trainer.contract import find, position_of
 from mixplug.algorithms.trainer.neighbours import (
     head_holder,
     hide_head_from_freezing,
@@ -90,7 +89,7 @@ class FusedBackbonePass(WatchedPass):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"objective": " ".join(repr(self.objective).split())}
+        return {"objective": self.objective}
 
     def wants(self, event: Event, state: State) -> bool:
         """See the base class: without a self-supervised loss the objective makes no step."""

@@ -20,7 +20,7 @@ from torch import nn
 
 import mixplug.algorithms
 from mixplug import MAE, JointLoss, MixTraining, Phase
-from mixplug.algorithms.phase_switch import position_of
+from mixplug.algorithms.trainer.contract import position_of
 
 RUNS, FAILS = rows(WORKS, NOTE), rows(REFUSED, NOT_IMAGES)
 README = Path(__file__).parents[2] / "README.md"
