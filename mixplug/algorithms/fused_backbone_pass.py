@@ -46,7 +46,7 @@ from mixplug.algorithms.trainer.neighbours import (
     refuse_unfit,
     show_head_to_copies,
 )
-from mixplug.algorithms.trainer.optimizers import add_beside, create_missing_state, leave_out
+from mixplug.algorithms.trainer.optimizers import add_to_groups, create_missing_state, leave_out
 from mixplug.algorithms.trainer.passes import WatchedPass
 from mixplug.objectives import MAE, Objective
 from mixplug.objectives.joint import joint_loss
@@ -124,7 +124,7 @@ class FusedBackbonePass(WatchedPass):
                 f"{self.objective!r}; remove it first: del model.ssl_objective"
             )
         for optimizer in state.optimizers:
-            add_beside(optimizer, self._attached.parameters(), backbone.encoder_parameters)
+            add_to_groups(optimizer, self._attached.parameters(), backbone.encoder_parameters)
         passes.objective = self._attached
         show_head_to_copies(state, logger)
         hide_head_from_freezing(state)
