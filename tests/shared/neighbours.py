@@ -20,7 +20,7 @@ from torchvision import transforms
 from torchvision.datasets import VisionDataset
 from torchvision.models.resnet import Bottleneck
 
-from mixplug import ExactResumption, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
+from mixplug import MixTraining
 
 WORKS, NOTE, REFUSED, NOT_IMAGES = "works", "works with a note", "refused", "not for images"
 
@@ -161,7 +161,7 @@ COMPOSERS = {
 
 OWN = {
     kind.__name__: Neighbour(REFUSED, one(kind), message="use it once")
-    for kind in (MixTraining, PhaseSwitch, MixupSSLData, FusedBackbonePass, JointLoss, ExactResumption)
+    for kind in (MixTraining, *(type(part) for part in MixTraining().parts))
 }
 
 TABLE = COMPOSERS | OWN
