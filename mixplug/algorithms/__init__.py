@@ -5,6 +5,7 @@ from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
 from mixplug.algorithms.joint_loss import JointLoss
 from mixplug.algorithms.mixtraining import MixTraining
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
+from mixplug.algorithms.optimizer_settings import OptimizerSettings
 from mixplug.algorithms.patch_scaling import PatchScaling
 from mixplug.algorithms.phase_switch import PhaseSwitch
 from mixplug.algorithms.token_dropout import TokenDropout
@@ -16,6 +17,7 @@ __all__ = [
     "JointLoss",
     "MixTraining",
     "MixupSSLData",
+    "OptimizerSettings",
     "PatchScaling",
     "PhaseSwitch",
     "TokenDropout",

@@ -28,7 +28,7 @@ from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage
 from mixplug.data.order import order_of, random_state, rewind, set_epoch, set_generators, set_random_state, stream_of
 from mixplug.data.passes import RewoundLoader
 
@@ -36,7 +36,7 @@ from mixplug.data.passes import RewoundLoader
 class ExactResumption(PhasedAlgorithm):
     """Repeats the order of the epoch in which a checkpoint was saved."""
 
-    rank = 5
+    stage = Stage.RESUMPTION
 
     def __init__(self) -> None:
         self._loader: Any = None
@@ -76,14 +76,14 @@ class ExactResumption(PhasedAlgorithm):
             self._saved = {"epoch_start": self._epoch_start, "generators": order_of(self._loader)["generators"]}
             self._random = random_state()  # of a checkpoint, Composer puts them back
         self._has_fitted = True
-        again = state.timestamp.batch_in_epoch.value
-        if self._saved is None or again == 0:
+        resumed_at = state.timestamp.batch_in_epoch.value
+        if self._saved is None or resumed_at == 0:
             return
         self._epoch_start = self._saved["epoch_start"]
         if self._epoch_start and self._decides_order(state):
             epoch, generators = state.timestamp.epoch.value, self._saved["generators"]
             after = (self._random, generators)
-            _exchange(state, RewoundLoader(self._loader, self._epoch_start, epoch, again, after))
+            _exchange(state, RewoundLoader(self._loader, self._epoch_start, epoch, resumed_at, after))
             self._saved = self._random = None
 
     def epoch_start(self, state: State, logger: Logger) -> None:

@@ -39,15 +39,14 @@ from torch.utils._pytree import tree_flatten
 
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
-from mixplug.algorithms.phase_switch import position_of
-from mixplug.algorithms.trainer.contract import find
+from mixplug.algorithms.trainer.contract import find, position_of
 from mixplug.algorithms.trainer.neighbours import (
     head_holder,
     hide_head_from_freezing,
     refuse_unfit,
     show_head_to_copies,
 )
-from mixplug.algorithms.trainer.optimizers import add_beside, create_missing_state, leave_out
+from mixplug.algorithms.trainer.optimizers import add_to_groups, create_missing_state, leave_out
 from mixplug.algorithms.trainer.passes import WatchedPass
 from mixplug.objectives import MAE, Objective
 from mixplug.objectives.joint import joint_loss
@@ -90,7 +89,7 @@ class FusedBackbonePass(WatchedPass):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"objective": " ".join(repr(self.objective).split())}
+        return {"objective": self.objective}
 
     def wants(self, event: Event, state: State) -> bool:
         """See the base class: without a self-supervised loss the objective makes no step."""
@@ -125,7 +124,7 @@ class FusedBackbonePass(WatchedPass):
                 f"{self.objective!r}; remove it first: del model.ssl_objective"
             )
         for optimizer in state.optimizers:
-            add_beside(optimizer, self._attached.parameters(), backbone.encoder_parameters)
+            add_to_groups(optimizer, self._attached.parameters(), backbone.encoder_parameters)
         passes.objective = self._attached
         show_head_to_copies(state, logger)
         hide_head_from_freezing(state)

@@ -22,8 +22,7 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger
 
-from mixplug.algorithms.phase_switch import position_of
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
 from mixplug.objectives.joint import ALPHA, LossWeights, joint_loss, phase_weights
 from mixplug.schedules.phases import Position
 from mixplug.schedules.shapes import Schedule, check_schedule
@@ -42,7 +41,7 @@ class JointLoss(PhasedAlgorithm):
         ValueError: ``alpha`` leaves [0, 1].
     """
 
-    rank = 4
+    stage = Stage.LOSS
 
     def __init__(self, alpha: Schedule = ALPHA, stop_on_nan: bool = True) -> None:
         self.alpha = check_schedule("alpha", alpha, 0, 1)
@@ -55,7 +54,7 @@ class JointLoss(PhasedAlgorithm):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"alpha": repr(self.alpha)}
+        return {"alpha": self.alpha}
 
     def weights(self, state: State) -> LossWeights:
         """The weights that hold now."""

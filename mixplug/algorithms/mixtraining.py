@@ -3,8 +3,8 @@
 What it does
     Divides a Composer run into self-supervised learning, a mixtraining phase that optimises
     ``alpha * l_ssl + (1 - alpha) * l_sl`` with a single pass over the backbone, and supervised learning. It is
-    :class:`PhaseSwitch`, :class:`MixupSSLData`, :class:`FusedBackbonePass` and :class:`JointLoss` together, and
-    :class:`ExactResumption`.
+    :class:`PhaseSwitch`, :class:`OptimizerSettings`, :class:`MixupSSLData`, :class:`FusedBackbonePass`,
+    :class:`JointLoss` and :class:`ExactResumption` together.
 
 When to use it
     Few labels, and an SSL + SL pipeline that takes too long: at rho = 0.5 it saves a quarter of the epochs
@@ -21,18 +21,18 @@ Interacts with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from mixplug.algorithms.exact_resumption import ExactResumption
 from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
 from mixplug.algorithms.joint_loss import JointLoss
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
+from mixplug.algorithms.optimizer_settings import OptimizerSettings, Overrides
 from mixplug.algorithms.phase_switch import Duration, PhaseSwitch
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm
 from mixplug.objectives import Objective
 from mixplug.objectives.joint import ALPHA
-from mixplug.schedules.phases import Phase, Ratio
+from mixplug.schedules.phases import Ratio
 from mixplug.schedules.shapes import Schedule
 from mixplug.views.mixing import MixingFunction, mixup_ssl
 
@@ -44,12 +44,13 @@ class MixTraining(PhasedAlgorithm):
         rho: Mix ratio in [0, 1] (Li et al., Eq. 1); 0 is SSL then SL.
         alpha: Weight of the SSL loss in MIX, in [0, 1]: a number, or a Ramp over the phase (Eq. 3).
         ssl_duration: Self-supervised learning in all, such as '100ep'; see :class:`PhaseSwitch`.
-        sl_duration: Supervised learning in all. Without both, the Trainer's ``max_duration`` is divided.
+        sl_duration: Supervised learning in all; '0ep' of either leaves the other alone. Without both, the Trainer's
+            ``max_duration`` is divided.
         objective: The SSL objective; 'auto' is MAE with ``mask='features'`` (appendix A.2).
         mixing: How other SSL data is mixed in (Eq. 2).
         lam: Share of the labelled image in the mix, in [0, 1].
         ssl_dataloader: Other data for SSL; see :class:`MixupSSLData`.
-        optimizer_overrides: Weight decay, betas, ... by phase; see :class:`PhaseSwitch`.
+        optimizer_overrides: Weight decay, betas, ... by phase; see :class:`OptimizerSettings`.
         reset_optimizer: Forget the optimizer's state at each switch.
         backbone: Name of the vision transformer inside of the model, if it holds several.
         stop_on_nan: Stop the run at a loss that is NaN or infinite; see :class:`JointLoss`.
@@ -62,8 +63,6 @@ class MixTraining(PhasedAlgorithm):
         >>> Trainer(model, ..., max_duration='150ep', algorithms=[MixTraining(rho=0.5, alpha=0.5)])  # doctest: +SKIP
     """
 
-    rank = 1
-
     def __init__(
         self,
         rho: Ratio = 0.5,
@@ -74,12 +73,13 @@ class MixTraining(PhasedAlgorithm):
         mixing: MixingFunction = mixup_ssl,
         lam: float = 0.5,
         ssl_dataloader: Iterable | None = None,
-        optimizer_overrides: Mapping[str | Phase, Mapping[str, Any]] | None = None,
+        optimizer_overrides: Overrides | None = None,
         reset_optimizer: bool = False,
         backbone: str | None = None,
         stop_on_nan: bool = True,
     ) -> None:
-        self.phase_switch = PhaseSwitch(rho, ssl_duration, sl_duration, optimizer_overrides, reset_optimizer)
+        self.phase_switch = PhaseSwitch(rho, ssl_duration, sl_duration)
+        self.optimizer_settings = OptimizerSettings(optimizer_overrides, reset_optimizer)
         self.mixup_ssl_data = MixupSSLData(ssl_dataloader, mixing, lam)
         self.fused_backbone_pass = FusedBackbonePass(objective, backbone)
         self.joint_loss = JointLoss(alpha, stop_on_nan)
@@ -90,6 +90,7 @@ class MixTraining(PhasedAlgorithm):
         """The algorithms that this one is."""
         return (
             self.phase_switch,
+            self.optimizer_settings,
             self.mixup_ssl_data,
             self.fused_backbone_pass,
             self.joint_loss,

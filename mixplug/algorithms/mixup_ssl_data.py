@@ -40,9 +40,9 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 
-from mixplug.algorithms.mixup_ssl_data_checks import check_beside_labelled_data, check_schedules, check_shards
-from mixplug.algorithms.phase_switch import PhaseSwitch, position_of
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.mixup_ssl_data_checks import check_schedules, check_shards, check_ssl_data
+from mixplug.algorithms.phase_switch import PhaseSwitch
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
 from mixplug.checks import check_real
 from mixplug.data.batches import blank_label_of, length_of
 from mixplug.data.order import rewind, stream_of
@@ -69,7 +69,7 @@ class MixupSSLData(PhasedAlgorithm):
             in the SSL phase.
     """
 
-    rank = 2
+    stage = Stage.DATA
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class MixupSSLData(PhasedAlgorithm):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"ssl_dataloader": self.ssl_dataloader is not None, "lam": repr(self.lam)}
+        return {"ssl_dataloader": self.ssl_dataloader is not None, "lam": self.lam}
 
     @property
     def active(self) -> bool:
@@ -131,7 +131,7 @@ class MixupSSLData(PhasedAlgorithm):
             shortened = self._sl_length is not None and self._sl_length.value != full
             self._subset = self._sl_length.value if shortened and self._sl_length is not None else -1
             self.ssl_dataloader.blank_label = blank_label_of(state.dataloader)
-            check_beside_labelled_data(state, self.ssl_dataloader.loader, self._subset)
+            check_ssl_data(state, self.ssl_dataloader.loader, self._subset)
             check_schedules(state, self.epoch_length(state, Phase.SSL), self.epoch_length(state, Phase.SL))
         self._partners = None
         stream = stream_of(self.ssl_dataloader.loader)

@@ -1,8 +1,7 @@
-"""What cannot be right about SSL data beside the labelled data, algorithms and schedules of a run: said before it."""
+"""What cannot be right about SSL data with the labelled data, algorithms and schedules of a run: said before it."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from mixplug.algorithms.phase_switch import PhaseSwitch
 from mixplug.algorithms.trainer.contract import find
+from mixplug.algorithms.trainer.schedulers import composer_schedulers, restarting_schedulers
 from mixplug.data.batches import length_of, shape_of
 from mixplug.data.order import is_sharded, stream_of
 from mixplug.schedules.phases import Phase
@@ -33,7 +33,7 @@ def check_shards(ssl_loader: Any) -> None:
         )
 
 
-def check_beside_labelled_data(state: State, ssl_loader: Any, subset: int) -> None:
+def check_ssl_data(state: State, ssl_loader: Any, subset: int) -> None:
     """At FIT_START, while ``state.dataloader`` is the labelled data.
 
     Args:
@@ -64,23 +64,16 @@ def check_schedules(state: State, ssl_length: int | None, sl_length: int | None)
         ValueError: a schedule spans phases whose epochs differ.
     """
     switch = find(state, PhaseSwitch)
-    if switch is None or switch.length(state).unit != TimeUnit.EPOCH or switch.phase_schedulers:
+    if switch is None or switch.length(state).unit != TimeUnit.EPOCH or restarting_schedulers(state):
         return
     phases = {span.phase for span in switch.plan(state).phases}
-    schedules = [s for s in _composer_schedules(state) if not isinstance(s, ConstantScheduler)]
+    schedules = [s for s in composer_schedulers(state) if not isinstance(s, ConstantScheduler)]
     if schedules and Phase.SSL in phases and ssl_length != sl_length:
         raise ValueError(
             f"{type(schedules[0]).__name__} would take each epoch to be as long as the present one, but epochs have "
             f"{ssl_length} batches in the SSL phase and {sl_length} after it; use a PhaseScheduler, plan in batches "
             f"(max_duration in 'ba'), or make them equal by train_subset_num_batches"
         )
-
-
-def _composer_schedules(state: State) -> list[Any]:
-    """What Composer made its LambdaLRs of: each closes over its schedule."""
-    functions = [f for schedule in state.schedulers for f in getattr(schedule, "lr_lambdas", [])]
-    closed_over = (inspect.getclosurevars(f).nonlocals for f in functions if inspect.isfunction(f))
-    return [names["scheduler"] for names in closed_over if "scheduler" in names]
 
 
 def _refuse_choosing_by_placeholders(state: State) -> None:

@@ -28,7 +28,7 @@ from composer.core import State
 from composer.loggers import Logger
 
 from mixplug.algorithms.phase_switch import PhaseSwitch
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find
 from mixplug.algorithms.trainer.passes import encoder_pass_of
 from mixplug.backbones.patches import PatchScaler
 from mixplug.schedules.phases import Phase, Position
@@ -52,7 +52,7 @@ class PatchScaling(PhasedAlgorithm):
         >>> Trainer(..., algorithms=[MixTraining(objective=MoCoV3()), PatchScaling(8)])  # doctest: +SKIP
     """
 
-    rank = 3
+    stage = Stage.ENCODER
 
     def __init__(self, size: Schedule | Sequence[int], phases: Iterable[str] = PHASES) -> None:
         self.scale = ScalePatches(size, phases)
@@ -60,7 +60,7 @@ class PatchScaling(PhasedAlgorithm):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"size": repr(self.size), "phases": list(self.phases)}
+        return {"size": self.size, "phases": self.phases}
 
     def init(self, state: State, logger: Logger) -> None:
         """Amend the passes of this run."""

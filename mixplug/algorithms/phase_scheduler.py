@@ -12,11 +12,12 @@ from torch import nn
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.phase_switch import PhaseSwitch
 from mixplug.algorithms.trainer.contract import find
+from mixplug.algorithms.trainer.schedulers import RestartingScheduler
 from mixplug.checks import check_real
 from mixplug.schedules.phases import Phase, PhaseSpan
 
 
-class PhaseScheduler(ComposerScheduler):
+class PhaseScheduler(RestartingScheduler):
     """Gives each phase its own Composer scheduler, over the phase's own length, and a learning-rate factor.
 
     Inside of a phase the scheduler sees a run of its own: time 0 at the phase's start, ``max_duration`` its
@@ -72,8 +73,6 @@ class PhaseScheduler(ComposerScheduler):
         switch = find(state, PhaseSwitch)
         if switch is None:
             raise ValueError("PhaseScheduler needs phases: add MixTraining or PhaseSwitch to the Trainer's algorithms")
-        if self not in switch.phase_schedulers:
-            switch.phase_schedulers.append(self)
         position = switch.position(state)
         assert position.span is not None
         local = _PhaseState(state, position.span)
@@ -87,7 +86,7 @@ class PhaseScheduler(ComposerScheduler):
         return _Scaled(self.schedulers[phase], self.factors[phase])
 
     def restart(self, state: State) -> None:
-        """Set the learning rate for the first batch of a phase.
+        """Set the learning rate for the first batch of a phase; PhaseSwitch calls it.
 
         Composer steps its schedulers before it advances the clock, so that batch would still have the phase
         before's. Within a phase this lag of one batch is the same as in a run of its own.

@@ -1,63 +1,56 @@
 """PhaseSwitch: divides a training run into SSL, MIX and SL phases (Li et al., Eq. 1 and Algorithm 1).
 
 What it does
-    Knows at each moment which phase the run is in, logs it, and changes the optimizer's settings at a switch.
-    The phase is a function of the timestamp alone, so a resumed run needs no state of it.
+    Knows at each moment where the run is, logs the phase, and has a :class:`mixplug.PhaseScheduler` begin anew with
+    each. The phase is a function of the timestamp alone, so a resumed run needs no state of it.
 
 On its own
-    The optimizer's weight decay, betas or state change by phase; the loss stays the model's own. The other
-    algorithms of mixplug read the phase from it; without it they take the whole run for one MIX phase.
+    It changes nothing. The other algorithms of mixplug read the phase from it, such as
+    :class:`mixplug.OptimizerSettings`; without it they take the whole run for one MIX phase.
 
 Hyperparameters
-    ``rho`` 0.5 and ``ssl_duration = sl_duration`` (Li et al., section 3.1). ``reset_optimizer=True`` with a
-    :class:`mixplug.PhaseScheduler` gives each phase the fresh start that separate runs would.
+    ``rho`` 0.5 and ``ssl_duration = sl_duration`` (Li et al., section 3.1). ``sl_duration='0ep'`` is self-supervised
+    learning alone, ``ssl_duration='0ep'`` supervised learning alone.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from composer.core import State, Time, Timestamp, TimeUnit
 from composer.loggers import Logger
 
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
-from mixplug.algorithms.trainer.optimizers import forget_state
-from mixplug.checks import check_choice, check_real
+from mixplug.algorithms.trainer.contract import Clock
+from mixplug.algorithms.trainer.schedulers import restarting_schedulers
 from mixplug.schedules.phases import Phase, PhasePlan, Position, Ratio, exact_ratio
 
 Duration = str | int | Time
 _UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH)
 
 
-class PhaseSwitch(PhasedAlgorithm):
+class PhaseSwitch(Clock):
     """Divides a training run into SSL, MIX and SL phases.
 
     Args:
         rho: Mix ratio in [0, 1] (Li et al., Eq. 1).
-        ssl_duration: Self-supervised learning in all, such as '100ep', '500ba' or 100 (epochs), MIX included.
-        sl_duration: Supervised learning in all, in the same unit. With neither of the two the Trainer's
-            ``max_duration`` is divided evenly; with both, ``max_duration`` must be their plan's total.
-        optimizer_overrides: ``{phase: {option: value}}``: param group options other than the learning rate that
-            hold in a phase, such as ``{'ssl': {'weight_decay': 0.15, 'betas': (0.9, 0.95)}}``. Groups without
-            weight decay (biases, norms) keep none.
-        reset_optimizer: Forget the optimizer's state (moments, step counts) at each switch.
+        ssl_duration: Self-supervised learning in all, such as '100ep', '500ba' or 100 (epochs), MIX included; 0 for
+            supervised learning alone.
+        sl_duration: Supervised learning in all, in the same unit; 0 for self-supervised learning alone. With neither
+            of the two the Trainer's ``max_duration`` is divided evenly; with both, ``max_duration`` must be their
+            plan's total.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of range, or only one duration is given, or their units differ.
+        ValueError: an argument is out of range, or only one duration is given, or their units differ, or both are 0.
     """
-
-    rank = 1
 
     def __init__(
         self,
         rho: Ratio = 0.5,
         ssl_duration: Duration | None = None,
         sl_duration: Duration | None = None,
-        optimizer_overrides: Mapping[str | Phase, Mapping[str, Any]] | None = None,
-        reset_optimizer: bool = False,
     ) -> None:
         exact_ratio(rho)  # checks it
         self.rho = rho
@@ -67,34 +60,32 @@ class PhaseSwitch(PhasedAlgorithm):
             raise ValueError(
                 f"give both ssl_duration and sl_duration or neither, got {ssl_duration!r} and {sl_duration!r}"
             )
-        if self.ssl_duration and self.sl_duration and self.ssl_duration.unit != self.sl_duration.unit:
-            raise ValueError(
-                f"ssl_duration and sl_duration must have one unit, got {ssl_duration!r} and {sl_duration!r}"
-            )
-        self.optimizer_overrides = _check_overrides(optimizer_overrides)
-        if not isinstance(reset_optimizer, bool):
-            raise TypeError(f"reset_optimizer must be True or False, got {reset_optimizer!r}")
-        self.reset_optimizer = reset_optimizer
-        self.phase_schedulers: list[Any] = []
+        if self.ssl_duration is not None and self.sl_duration is not None:
+            if self.ssl_duration.unit != self.sl_duration.unit:
+                raise ValueError(
+                    f"ssl_duration and sl_duration must have one unit, got {ssl_duration!r} and {sl_duration!r}"
+                )
+            if not self.ssl_duration.value + self.sl_duration.value:
+                raise ValueError(
+                    f"ssl_duration={ssl_duration!r} and sl_duration={sl_duration!r} leave nothing to train; give one "
+                    f"of them at least '1{self.ssl_duration.unit.value}'"
+                )
         self._entered: Phase | None = None
         self._length: Time | None = None
         self._plan: tuple[Time, PhasePlan] | None = None
         self._known: tuple[Timestamp, Time | None, Position] | None = None
-        self._base_options: list[list[dict[str, Any]]] = []
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         return {
             "rho": str(exact_ratio(self.rho)),
-            "ssl_duration": self.ssl_duration and self.ssl_duration.to_timestring(),
-            "sl_duration": self.sl_duration and self.sl_duration.to_timestring(),
-            "optimizer_overrides": repr({str(p): o for p, o in self.optimizer_overrides.items()}),
-            "reset_optimizer": self.reset_optimizer,
+            "ssl_duration": _written(self.ssl_duration),
+            "sl_duration": _written(self.sl_duration),
         }
 
     def progress(self) -> dict[str, Any]:
         """See the base class."""
-        return {"length": self._length and self._length.to_timestring()}
+        return {"length": _written(self._length)}
 
     def resume(self, progress: Mapping[str, Any]) -> None:
         """See the base class."""
@@ -138,7 +129,7 @@ class PhaseSwitch(PhasedAlgorithm):
         return plan
 
     def position(self, state: State) -> Position:
-        """Where the run is now; at its end, the end of its last phase."""
+        """See the base class."""
         # Asked for several times in a step: the clock is another object whenever it has moved.
         if self._known is not None and self._known[0] is state.timestamp and self._known[1] == state.dataloader_len:
             return self._known[2]
@@ -156,15 +147,8 @@ class PhaseSwitch(PhasedAlgorithm):
         return plan.position(min(done, span.stop), span, time.batch.value)
 
     def init(self, state: State, logger: Logger) -> None:
-        """Remember the optimizer's own options, before a checkpoint can bring those of a later phase."""
-        self._entered = self._known = None
-        self._length = None
-        self.phase_schedulers = []
-        self._base_options = [[dict(g, params=None) for g in o.param_groups] for o in state.optimizers]
-        for optimizer in state.optimizers:
-            for options in self.optimizer_overrides.values():
-                for option in options:
-                    check_choice("an option of optimizer_overrides", option, _options_of(optimizer))
+        """Begin with a new Trainer."""
+        self._entered = self._known = self._length = None
 
     def after_load(self, state: State, logger: Logger) -> None:
         """Refuse a duration that does not fit as soon as it is known."""
@@ -216,44 +200,15 @@ class PhaseSwitch(PhasedAlgorithm):
         """Enter a phase at its first batch, and after resuming."""
         position = self.position(state)
         if position.phase is not self._entered:
-            self._enter(position, state)
             self._entered = position.phase
+            if position.progress == 0:  # the phase's very first batch, not a resumed run
+                for scheduler in restarting_schedulers(state):
+                    scheduler.restart(state)
         logger.log_metrics({"mixtraining/phase": list(Phase).index(position.phase)})
 
-    def _enter(self, position: Position, state: State) -> None:
-        for optimizer, base in zip(state.optimizers, self._base_options, strict=True):
-            options = self.optimizer_overrides.get(position.phase, {})
-            # Biases and norms in a group of their own without decay keep none; an optimizer without any is told to.
-            some_decay = any(own.get("weight_decay") for own in base)
-            for group, own in zip(optimizer.param_groups, base, strict=False):
-                for option in {o for phase in self.optimizer_overrides.values() for o in phase}:
-                    exempt = option == "weight_decay" and own[option] == 0 and some_decay
-                    group[option] = own[option] if exempt else options.get(option, own[option])
-        if position.progress == 0:  # the phase's very first batch, not a resumed run
-            for scheduler in self.phase_schedulers:
-                scheduler.restart(state)
-            # After the learning rate is set: some optimizers (Rprop) make it part of their first state.
-            if self.reset_optimizer and position.span is not None and position.span.start > 0:
-                for optimizer in state.optimizers:
-                    forget_state(optimizer)
-
     def __repr__(self) -> str:
-        durations = [d and d.to_timestring() for d in (self.ssl_duration, self.sl_duration)]
-        overrides = {str(phase): options for phase, options in self.optimizer_overrides.items()}
-        return (
-            f"{type(self).__name__}(rho={self.rho!r}, ssl_duration={durations[0]!r}, sl_duration={durations[1]!r}, "
-            f"optimizer_overrides={overrides!r}, reset_optimizer={self.reset_optimizer!r})"
-        )
-
-
-def position_of(state: State) -> Position:
-    """Where the run is; without a PhaseSwitch the whole run is one MIX phase."""
-    switch = find(state, PhaseSwitch)
-    if switch is not None:
-        return switch.position(state)
-    elapsed = state.get_elapsed_duration()
-    progress = 0.0 if elapsed is None else min(1.0, elapsed.value)
-    return Position(Phase.MIX, progress, progress, progress, state.timestamp.batch.value)
+        ssl, sl = _written(self.ssl_duration), _written(self.sl_duration)
+        return f"{type(self).__name__}(rho={self.rho!r}, ssl_duration={ssl!r}, sl_duration={sl!r})"
 
 
 def _check_unit(length: Time) -> Time:
@@ -271,38 +226,10 @@ def _parse(name: str, duration: Duration | None) -> Time | None:
         time = Time.from_input(duration, TimeUnit.EPOCH)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name} must be like '100ep', '500ba' or 100 (epochs), got {duration!r}") from error
-    if time.unit not in _UNITS or time.value != int(time.value) or time.value < 1:
-        raise ValueError(f"{name} must be at least one whole epoch ('1ep') or batch ('1ba'), got {duration!r}")
+    if time.unit not in _UNITS or time.value != int(time.value) or time.value < 0:
+        raise ValueError(f"{name} must be whole epochs ('100ep') or batches ('500ba'), at least 0; got {duration!r}")
     return Time(int(time.value), time.unit)
 
 
-def _check_overrides(overrides: Mapping[Any, Mapping[str, Any]] | None) -> dict[Phase, dict[str, Any]]:
-    if overrides is not None and not isinstance(overrides, Mapping):
-        raise TypeError(
-            f"optimizer_overrides must map phases to options, such as {{'ssl': {{'weight_decay': 0.15}}}}; "
-            f"got {overrides!r}"
-        )
-    checked = {}
-    for phase, options in (overrides or {}).items():
-        check_choice("a phase of optimizer_overrides", phase, [p.value for p in Phase])
-        if not isinstance(options, Mapping):
-            raise TypeError(f"optimizer_overrides[{str(phase)!r}] must map options to values, got {options!r}")
-        if "lr" in options or "params" in options:
-            raise ValueError("optimizer_overrides cannot set 'lr' or 'params'; PhaseScheduler sets learning rates")
-        checked[Phase(phase)] = {name: _check_option(str(phase), name, value) for name, value in options.items()}
-    return checked
-
-
-def _check_option(phase: str, name: str, value: Any) -> Any:
-    where = f"optimizer_overrides[{phase!r}][{name!r}]"
-    if name in ("weight_decay", "eps", "momentum", "dampening"):
-        return check_real(where, value, 0, float("inf"), high_open=True)
-    if name == "betas":
-        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
-            raise ValueError(f"{where} must be two numbers in [0, 1), such as (0.9, 0.95); got {value!r}")
-        return tuple(check_real(where, beta, 0, 1, high_open=True) for beta in value)
-    return value
-
-
-def _options_of(optimizer: Any) -> list[str]:
-    return [option for option in optimizer.param_groups[0] if option not in ("params", "lr", "initial_lr")]
+def _written(time: Time | None) -> str | None:
+    return None if time is None else time.to_timestring()

@@ -31,7 +31,7 @@ from composer.core import State
 from composer.loggers import Logger
 
 from mixplug.algorithms.phase_switch import PhaseSwitch
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find
 from mixplug.algorithms.trainer.passes import encoder_pass_of
 from mixplug.backbones import PassRequest
 from mixplug.schedules.phases import Phase, Position
@@ -59,7 +59,7 @@ class TokenDropout(PhasedAlgorithm):
         >>> Trainer(..., algorithms=[MixTraining(), TokenDropout({'sl': Ramp(0.75, 0)})])  # doctest: +SKIP
     """
 
-    rank = 3
+    stage = Stage.ENCODER
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class TokenDropout(PhasedAlgorithm):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"rate": repr(self.rate), "phases": list(self.phases), "keys": self.keys}
+        return {"rate": self.rate, "phases": self.phases, "keys": self.keys}
 
     def init(self, state: State, logger: Logger) -> None:
         """Amend the passes of this run."""

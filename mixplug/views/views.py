@@ -94,8 +94,11 @@ class Views(nn.Module):
 
     def extra_repr(self) -> str:
         """All settings."""
-        names = ("recipes", "mean", "std", "magnitude", "local_scale")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes these views, for the comparison of checkpoints; ``blur`` is in the recipes."""
+        return {name: getattr(self, name) for name in ("recipes", "mean", "std", "magnitude", "local_scale")}
 
     def normalised_by(self, mean: Sequence[float] | float | None, std: Sequence[float] | float | None) -> Views:
         """Take images to be normalised by ``mean`` and ``std`` if the constructor was not told so; return self.

@@ -14,6 +14,7 @@ from composer.models import ComposerClassifier
 from composer.optim import DecoupledAdamW, DecoupledSGDW
 from shared.settings import classifier, logged, ssl_loader, trainer, weights
 from shared.tiny import images, labels, loader, tiny_vit
+from shared.two_view import OBJECTIVES
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +24,7 @@ from mixplug import (
     JointLoss,
     MixTraining,
     MixupSSLData,
+    OptimizerSettings,
     Phase,
     PhasePlan,
     PhaseScheduler,
@@ -38,11 +40,11 @@ masks = pytest.mark.parametrize("mask", ["features", "input"])
 class Watcher(Callback):
     """Runs a function after each batch."""
 
-    def __init__(self, look):
-        self.look = look
+    def __init__(self, observe):
+        self.observe = observe
 
     def batch_end(self, state, logger):
-        self.look(state)
+        self.observe(state)
 
 
 class NoMask(MAE):
@@ -302,10 +304,10 @@ def test_a_second_trainer_goes_on_with_the_models_head():
     model = classifier()
     trainer(model, [MixTraining()]).fit()
     head = model.ssl_objective
-    again = trainer(model, [MixTraining()])
-    again.fit()
-    assert again.state.model.ssl_objective is head
-    held = [p for group in again.state.optimizers[0].param_groups for p in group["params"]]
+    second = trainer(model, [MixTraining()])
+    second.fit()
+    assert second.state.model.ssl_objective is head
+    held = [p for group in second.state.optimizers[0].param_groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
     with pytest.raises(ValueError, match="del model"):
         trainer(model, [MixTraining(objective=MAE(decoder_depth=1))])
@@ -341,18 +343,19 @@ def test_progressive_resizing_trains_in_all_phases_with_the_tokens_it_implies(ma
     assert set(phases) == set(Phase)
 
 
-def test_the_four_alone_are_mixtraining_bit_for_bit_in_any_order():
-    def four():
+def test_the_parts_alone_are_mixtraining_bit_for_bit_in_any_order():
+    def parts():
         return [
             JointLoss(Ramp(1.0, 0.0)),
             MixupSSLData(ssl_loader(), lam=0.7),
             FusedBackbonePass(MAE(mask="input")),
-            PhaseSwitch(0.5, reset_optimizer=True),
+            OptimizerSettings(reset=True),
+            PhaseSwitch(0.5),
         ]
 
     one = [MixTraining(0.5, Ramp(1.0, 0.0), None, None, MAE(mask="input"), mixup_ssl, 0.7, ssl_loader(), None, True)]
     results = []
-    for algorithms in (one, four(), four()[::-1]):
+    for algorithms in (one, parts(), parts()[::-1]):
         made = trainer(algorithms=algorithms)
         made.fit()
         results.append(weights(made.state.model))
@@ -380,9 +383,12 @@ def test_what_is_logged():
     [
         ({"rho": 0.25}, "rho was 1/2 and is 1/4"),
         ({"alpha": 0.3}, "alpha was 0.5 and is 0.3"),
-        ({"objective": MAE(decoder_depth=1)}, "objective was MAE"),
-        ({"objective": MAE(mask="input")}, "objective was MAE"),
-        ({"reset_optimizer": True}, "reset_optimizer was False and is True"),
+        ({"alpha": Ramp(1, 0)}, r"alpha was 0.5 and is Ramp\(start=1, stop=0, over=None\)"),
+        ({"objective": MAE(decoder_depth=1)}, "objective.decoder_depth was 2 and is 1"),
+        ({"objective": MAE(mask="input")}, "objective.mask was features and is input"),
+        ({"objective": OBJECTIVES["BYOL"]()}, r"objective was MAE\(mask=features, .*\) and is BYOL\(views=Views\("),
+        ({"reset_optimizer": True}, "OptimizerSettings: reset was False and is True"),
+        ({"optimizer_overrides": {"sl": {"eps": 1}}}, "overrides was None and is {'sl': {'eps': 1}}"),
         ({"ssl_duration": "4ep", "sl_duration": "4ep"}, "ssl_duration was None and is 4ep"),
     ],
 )

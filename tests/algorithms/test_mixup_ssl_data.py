@@ -57,8 +57,8 @@ def test_ssl_epochs_pass_over_the_ssl_data_and_mix_epochs_over_the_labelled_data
 
 def test_each_mix_epoch_has_other_partners_and_each_run_the_same():
     _, first = run([MixTraining(1, ssl_dataloader=ssl_loader())], max_duration="2ep")
-    _, again = run([MixTraining(1, ssl_dataloader=ssl_loader())], max_duration="2ep")
-    assert all(torch.equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
+    _, second = run([MixTraining(1, ssl_dataloader=ssl_loader())], max_duration="2ep")
+    assert all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
     assert not torch.equal(first[0][0], first[3][0])
 
 

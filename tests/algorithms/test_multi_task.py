@@ -209,7 +209,7 @@ STACKED = {
 
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("name", STACKED)
-def test_the_supervised_loss_beside_other_algorithms(name, place):
+def test_the_supervised_loss_with_other_algorithms(name, place):
     """By hand, in every phase: each image's part by the heads of the tasks that it is of."""
     make, by_hand = STACKED[name]
     other, mixing, spy = make(), MixTraining(objective=MAE("input")), Spy()

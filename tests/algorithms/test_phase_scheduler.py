@@ -4,7 +4,13 @@ import math
 
 import pytest
 from composer.core import Callback
-from composer.optim import ConstantScheduler, CosineAnnealingWithWarmupScheduler, LinearScheduler, StepScheduler
+from composer.optim import (
+    ComposerScheduler,
+    ConstantScheduler,
+    CosineAnnealingWithWarmupScheduler,
+    LinearScheduler,
+    StepScheduler,
+)
 from shared.settings import ssl_loader, trainer
 from shared.tiny import images
 
@@ -94,6 +100,34 @@ def test_the_table_of_the_paper_can_be_written_down():
     assert max(seen[:150]) == pytest.approx(1.5e-4)
     assert seen.index(max(seen[:150])) == 20 * 3 + 1
     assert max(seen[150:300]) == max(seen[300:]) == pytest.approx(1e-3)
+
+
+class Twice(ComposerScheduler):
+    """A schedule like any other of Composer's, that doubles the rate."""
+
+    def __call__(self, state, ssr=1.0):
+        return 2.0
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("later", [False, True])
+def test_each_phase_begins_with_its_own_rate_wherever_the_schedule_stands(place, later, tmp_path):
+    """Also where it is given to fit(), or follows another, or the run is resumed right before a switch."""
+    constant = {phase: ConstantScheduler() for phase in ("ssl", "mix", "sl")}
+    schedulers = [Twice(), PhaseScheduler(**constant, mix_factor=0.5, sl_factor=0.25)]
+
+    def run(**options):
+        recorder = Rates()
+        made = trainer(algorithms=[MixTraining()], callbacks=[recorder], lr=1.0, **options)
+        made.fit(**given)
+        return recorder.seen
+
+    given = {"schedulers": schedulers[place:]} if later else {}
+    options = {} if later else {"schedulers": schedulers[place:]}
+    whole = run(save_folder=str(tmp_path), save_filename="{batch}.pt", save_interval="6ba", **options)
+    # Composer multiplies what a list of schedules gives, except where each sets the whole rate, as its own do.
+    assert whole == [1.0] * 6 + [0.5] * 6 + [0.25] * 6
+    assert run(load_path=str(tmp_path / "6.pt"), **options) == whole[6:]
 
 
 def test_it_needs_phases():

@@ -1,4 +1,4 @@
-"""MixTraining beside Composer's own algorithms, before and after it in the list, with equal and other SSL data."""
+"""MixTraining with Composer's own algorithms, before and after it in the list, with equal and other SSL data."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from torch import nn
 
 import mixplug.algorithms
 from mixplug import MAE, JointLoss, MixTraining, Phase
-from mixplug.algorithms.phase_switch import position_of
+from mixplug.algorithms.trainer.contract import position_of
 
 RUNS, FAILS = rows(WORKS, NOTE), rows(REFUSED, NOT_IMAGES)
 README = Path(__file__).parents[2] / "README.md"
 
 
-def stacked(companion, make, place, data, kind, objective):
+def stacked(neighbour, make, place, data, kind, objective):
     """The two algorithms in the order of ``place``, and what to train and evaluate on."""
     ssl = kind.ssl() if data == "other" else None
     mixing, other = MixTraining(objective=objective, ssl_dataloader=ssl, backbone=kind.backbone), make()
@@ -37,11 +37,11 @@ def stacked(companion, make, place, data, kind, objective):
 class CleanLogits(Callback):
     """Compares the logits of each evaluation with those of the model without mixplug and with the same weights."""
 
-    def __init__(self, companion, kind):
-        self.companion, self.kind, self.right, self.evaluations = companion, kind, 0, 0
+    def __init__(self, neighbour, kind):
+        self.neighbour, self.kind, self.right, self.evaluations = neighbour, kind, 0, 0
 
     def eval_start(self, state, logger):
-        if self.companion.rebuilds:
+        if self.neighbour.rebuilds:
             self.plain = copy.deepcopy(state.model.module)
             if self.kind is CONVOLUTIONAL:
                 self.plain.features._forward_hooks, self.plain.features._forward_pre_hooks = {}, {}
@@ -101,9 +101,9 @@ every_place = pytest.mark.parametrize(
 
 def runs_through_all_phases(name, place, data, kind, objective, *callbacks):
     """Train and evaluate, and give the Trainer back."""
-    companion, make = RUNS[name]
-    algorithms, options = stacked(companion, make, place, data, kind, objective)
-    clean = CleanLogits(companion, kind)
+    neighbour, make = RUNS[name]
+    algorithms, options = stacked(neighbour, make, place, data, kind, objective)
+    clean = CleanLogits(neighbour, kind)
     made = trainer(kind.model(), algorithms, max_duration="3ep", callbacks=[clean, *callbacks], **options)
     made.fit()
     assert {int(p) for p in logged(made, "mixtraining/phase")} == {0, 1, 2}
@@ -121,7 +121,7 @@ def test_it_runs_through_all_phases_and_evaluates_clean_logits(name, place, data
 
 @every_place
 @pytest.mark.parametrize("name", RUNS)
-def test_it_runs_beside_two_views_and_a_momentum_encoder_that_follows(name, place, data):
+def test_it_runs_with_two_views_and_a_momentum_encoder_that_follows(name, place, data):
     kind = RUNS[name][0].kind_of_two_views
     follows = Follows(kind)
     made = runs_through_all_phases(name, place, data, kind, OBJECTIVES["MoCoV3"](), follows)
@@ -158,9 +158,9 @@ CLAIMS = {
 
 
 def refused_trainer(name, place):
-    companion, make = FAILS[name]
-    algorithms, options = stacked(companion, make, place, "equal", companion.kind, MAE(mask="input"))
-    return trainer(companion.kind.model(), algorithms, **options)
+    neighbour, make = FAILS[name]
+    algorithms, options = stacked(neighbour, make, place, "equal", neighbour.kind, MAE(mask="input"))
+    return trainer(neighbour.kind.model(), algorithms, **options)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -185,7 +185,7 @@ def test_the_readme_has_the_same_table():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     written = [(name.strip("`"), verdict) for names, verdict, _ in cells[2:] for name in names.split(", ")]
     assert len(written) == len(dict(written)), "an algorithm has two rows"
-    assert dict(written) == {name: companion.verdict for name, companion in TABLE.items()}
+    assert dict(written) == {name: neighbour.verdict for name, neighbour in TABLE.items()}
 
 
 class Spy(Algorithm):

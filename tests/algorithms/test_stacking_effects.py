@@ -1,4 +1,4 @@
-"""What Composer's algorithms are there for holds beside MixTraining, in each phase, checked by hand."""
+"""What Composer's algorithms are there for holds with MixTraining, in each phase, checked by hand."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_layer_freezing_freezes_what_it_would_without_the_head(place):
         return kept, heads
 
     alone, _ = frozen([])
-    beside, heads = frozen([MixTraining()])
-    assert beside == alone
+    stacked, heads = frozen([MixTraining()])
+    assert stacked == alone
     assert len(alone[-1]) > len(alone[3]) > 0
     assert not torch.equal(heads[-1], heads[-2]), "the classifier's head learns to the end"
 

@@ -1,4 +1,4 @@
-"""The one table of what may stand beside MixTraining in a Trainer's list; README.md carries its verdicts."""
+"""The one table of what may stand with MixTraining in a Trainer's list; README.md carries its verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchvision import transforms
 from torchvision.datasets import VisionDataset
 from torchvision.models.resnet import Bottleneck
 
-from mixplug import ExactResumption, FusedBackbonePass, JointLoss, MixTraining, MixupSSLData, PhaseSwitch
+from mixplug import MixTraining
 
 WORKS, NOTE, REFUSED, NOT_IMAGES = "works", "works with a note", "refused", "not for images"
 
@@ -79,7 +79,7 @@ class Pictures(VisionDataset):
 
 @dataclass(frozen=True)
 class Kind:
-    """Model and data that a companion finds something to do on: fresh ones from each call."""
+    """Model and data that a neighbour finds something to do on: fresh ones from each call."""
 
     model: Callable[[], ComposerClassifier]
     train: Callable[[], DataLoader]
@@ -103,7 +103,7 @@ PICTURES = Kind(
 
 
 @dataclass(frozen=True)
-class Companion:
+class Neighbour:
     """One algorithm: the verdict, and settings that run (or are refused, with what the message names)."""
 
     verdict: str
@@ -128,50 +128,50 @@ def resizing(mode: str) -> Algorithm:
 
 
 COMPOSERS = {
-    "MixUp": Companion(WORKS, {"": ca.MixUp, "loss": lambda: ca.MixUp(interpolate_loss=True)}),
-    "CutMix": Companion(WORKS, {"": ca.CutMix, "loss": lambda: ca.CutMix(interpolate_loss=True)}),
-    "CutOut": Companion(WORKS, one(ca.CutOut)),
-    "LabelSmoothing": Companion(WORKS, one(lambda: ca.LabelSmoothing(0.1))),
-    "EMA": Companion(NOTE, one(lambda: ca.EMA(half_life="2ba"))),
-    "GradientClipping": Companion(WORKS, one(lambda: ca.GradientClipping("norm", 0.5))),
-    "LayerFreezing": Companion(WORKS, one(lambda: ca.LayerFreezing(freeze_start=0.5))),
-    "ChannelsLast": Companion(WORKS, one(ca.ChannelsLast)),
-    "LowPrecisionLayerNorm": Companion(WORKS, one(ca.LowPrecisionLayerNorm)),
-    "WeightStandardization": Companion(WORKS, one(ca.WeightStandardization), rebuilds=True),
-    "SelectiveBackprop": Companion(NOTE, one(lambda: ca.SelectiveBackprop(start=0.4, end=0.9, interrupt=0))),
-    "SAM": Companion(NOTE, one(lambda: ca.SAM(interval=1))),
-    "SWA": Companion(NOTE, one(lambda: ca.SWA("0.3dur", "0.6dur", "1ba"))),
-    "ProgressiveResizing": Companion(NOTE, {mode: (lambda m=mode: resizing(m)) for mode in ("resize", "crop")}),
-    "ColOut": Companion(NOTE, one(lambda: ca.ColOut(0.25, 0.25))),
-    "RandAugment": Companion(NOTE, one(ca.RandAugment), PICTURES),
-    "AugMix": Companion(NOTE, one(ca.AugMix), PICTURES),
-    "Factorize": Companion(NOTE, one(lambda: ca.Factorize(min_features=16, latent_features=4)), rebuilds=True),
-    "BlurPool": Companion(NOTE, one(ca.BlurPool), STEM, rebuilds=True),
-    "GhostBatchNorm": Companion(NOTE, one(lambda: ca.GhostBatchNorm(2)), STEM, rebuilds=True),
-    "SqueezeExcite": Companion(NOTE, one(lambda: ca.SqueezeExcite(4, 16)), STEM, rebuilds=True),
-    "LowPrecisionGroupNorm": Companion(NOTE, one(ca.LowPrecisionGroupNorm), STEM),
-    "StochasticDepth": Companion(NOTE, one(lambda: ca.StochasticDepth("ResNetBottleneck")), STEM, rebuilds=True),
-    "GyroDropout": Companion(REFUSED, one(ca.GyroDropout), message="GyroDropout cannot run beside"),
-    "NoOpModel": Companion(REFUSED, one(ca.NoOpModel), message="NoOpModel cannot run beside"),
+    "MixUp": Neighbour(WORKS, {"": ca.MixUp, "loss": lambda: ca.MixUp(interpolate_loss=True)}),
+    "CutMix": Neighbour(WORKS, {"": ca.CutMix, "loss": lambda: ca.CutMix(interpolate_loss=True)}),
+    "CutOut": Neighbour(WORKS, one(ca.CutOut)),
+    "LabelSmoothing": Neighbour(WORKS, one(lambda: ca.LabelSmoothing(0.1))),
+    "EMA": Neighbour(NOTE, one(lambda: ca.EMA(half_life="2ba"))),
+    "GradientClipping": Neighbour(WORKS, one(lambda: ca.GradientClipping("norm", 0.5))),
+    "LayerFreezing": Neighbour(WORKS, one(lambda: ca.LayerFreezing(freeze_start=0.5))),
+    "ChannelsLast": Neighbour(WORKS, one(ca.ChannelsLast)),
+    "LowPrecisionLayerNorm": Neighbour(WORKS, one(ca.LowPrecisionLayerNorm)),
+    "WeightStandardization": Neighbour(WORKS, one(ca.WeightStandardization), rebuilds=True),
+    "SelectiveBackprop": Neighbour(NOTE, one(lambda: ca.SelectiveBackprop(start=0.4, end=0.9, interrupt=0))),
+    "SAM": Neighbour(NOTE, one(lambda: ca.SAM(interval=1))),
+    "SWA": Neighbour(NOTE, one(lambda: ca.SWA("0.3dur", "0.6dur", "1ba"))),
+    "ProgressiveResizing": Neighbour(NOTE, {mode: (lambda m=mode: resizing(m)) for mode in ("resize", "crop")}),
+    "ColOut": Neighbour(NOTE, one(lambda: ca.ColOut(0.25, 0.25))),
+    "RandAugment": Neighbour(NOTE, one(ca.RandAugment), PICTURES),
+    "AugMix": Neighbour(NOTE, one(ca.AugMix), PICTURES),
+    "Factorize": Neighbour(NOTE, one(lambda: ca.Factorize(min_features=16, latent_features=4)), rebuilds=True),
+    "BlurPool": Neighbour(NOTE, one(ca.BlurPool), STEM, rebuilds=True),
+    "GhostBatchNorm": Neighbour(NOTE, one(lambda: ca.GhostBatchNorm(2)), STEM, rebuilds=True),
+    "SqueezeExcite": Neighbour(NOTE, one(lambda: ca.SqueezeExcite(4, 16)), STEM, rebuilds=True),
+    "LowPrecisionGroupNorm": Neighbour(NOTE, one(ca.LowPrecisionGroupNorm), STEM),
+    "StochasticDepth": Neighbour(NOTE, one(lambda: ca.StochasticDepth("ResNetBottleneck")), STEM, rebuilds=True),
+    "GyroDropout": Neighbour(REFUSED, one(ca.GyroDropout), message="GyroDropout cannot run with FusedBackbonePass"),
+    "NoOpModel": Neighbour(REFUSED, one(ca.NoOpModel), message="NoOpModel cannot run with FusedBackbonePass"),
     # What each of these three says depends on whether the transformers package is there.
-    "Alibi": Companion(NOT_IMAGES, one(lambda: ca.Alibi(16)), message="nlp"),
-    "GatedLinearUnits": Companion(NOT_IMAGES, one(ca.GatedLinearUnits), message="nlp|BertPreTrainedModel"),
-    "SeqLengthWarmup": Companion(NOT_IMAGES, one(ca.SeqLengthWarmup), message="HuggingFaceModel"),
+    "Alibi": Neighbour(NOT_IMAGES, one(lambda: ca.Alibi(16)), message="nlp"),
+    "GatedLinearUnits": Neighbour(NOT_IMAGES, one(ca.GatedLinearUnits), message="nlp|BertPreTrainedModel"),
+    "SeqLengthWarmup": Neighbour(NOT_IMAGES, one(ca.SeqLengthWarmup), message="HuggingFaceModel"),
 }
 
 OWN = {
-    kind.__name__: Companion(REFUSED, one(kind), message="use it once")
-    for kind in (MixTraining, PhaseSwitch, MixupSSLData, FusedBackbonePass, JointLoss, ExactResumption)
+    kind.__name__: Neighbour(REFUSED, one(kind), message="use it once")
+    for kind in (MixTraining, *(type(part) for part in MixTraining().parts))
 }
 
 TABLE = COMPOSERS | OWN
 
 
-def rows(*verdicts: str) -> dict[str, tuple[Companion, Callable[[], Algorithm]]]:
-    """Every setting of the companions of these verdicts, by a name for test reports."""
+def rows(*verdicts: str) -> dict[str, tuple[Neighbour, Callable[[], Algorithm]]]:
+    """Every setting of the neighbours of these verdicts, by a name for test reports."""
     return {
-        f"{name} {setting}".strip(): (companion, make)
-        for name, companion in TABLE.items()
-        if companion.verdict in verdicts
-        for setting, make in companion.settings.items()
+        f"{name} {setting}".strip(): (neighbour, make)
+        for name, neighbour in TABLE.items()
+        if neighbour.verdict in verdicts
+        for setting, make in neighbour.settings.items()
     }

@@ -27,6 +27,7 @@ from mixplug import (
     MixTraining,
     MixupSSLData,
     MultiTaskClassifier,
+    OptimizerSettings,
     PatchScaling,
     PhaseSwitch,
     Ramp,
@@ -81,7 +82,8 @@ def _two_view_row(name: str, model: Callable[[], ComposerClassifier] = classifie
 
 
 ROWS = [
-    Row("PhaseSwitch", lambda: [PhaseSwitch(0.5, optimizer_overrides={"ssl": {"weight_decay": 0.2}})]),
+    Row("PhaseSwitch", lambda: [PhaseSwitch(0.5)]),
+    Row("OptimizerSettings", lambda: [OptimizerSettings({"ssl": {"weight_decay": 0.2}}, reset=True), PhaseSwitch(0.5)]),
     Row("MixupSSLData", lambda: [MixupSSLData(ssl_loader())]),
     Row("FusedBackbonePass", lambda: [FusedBackbonePass()]),
     Row("JointLoss", lambda: [JointLoss(0.3), FusedBackbonePass(MAE(mask="input"))]),
@@ -101,7 +103,7 @@ ROWS = [
     ),
     Row("MixTraining other data", lambda: [MixTraining(ssl_dataloader=ssl_loader(), objective=MAE(mask="input"))]),
     Row(
-        "the four alone",
+        "the parts alone",
         lambda: [JointLoss(0.5), FusedBackbonePass(), MixupSSLData(ssl_loader()), PhaseSwitch(0.5)],
     ),
     *(_two_view_row(name) for name in OBJECTIVES),

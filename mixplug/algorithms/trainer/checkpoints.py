@@ -9,14 +9,14 @@ mixplug's algorithms are imported. Loading weights alone does not come this way.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from composer.core import State
 
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, parts_of
-
-Parts = Mapping[str, Mapping[str, Mapping[str, Any]]]
+from mixplug.algorithms.trainer.old_checkpoints import Parts, modernised, read_repr
+from mixplug.objectives.settings import defaults_of, describe, differences
 
 
 def guard_loading() -> None:
@@ -37,7 +37,9 @@ def guard_loading() -> None:
         if "algorithms" not in state:  # load_ignore_keys
             return original(self, state, logger, strict, exclude_algorithms, algorithm_passes)
         excluded = exclude_algorithms or []
-        saved = {name: s["parts"] for name, s in state["algorithms"] if "parts" in s and name not in excluded}
+        saved = {
+            name: modernised(s["parts"]) for name, s in state["algorithms"] if "parts" in s and name not in excluded
+        }
         present = [a for a in self.algorithms if isinstance(a, PhasedAlgorithm) and type(a).__name__ not in excluded]
         _refuse_other_algorithms(saved, present)
         parts: Parts = {name: part for algorithm in saved.values() for name, part in algorithm.items()}
@@ -52,17 +54,17 @@ def guard_loading() -> None:
 
 
 def _refuse_other_algorithms(saved: Mapping[str, Parts], present: Iterable[PhasedAlgorithm]) -> None:
-    # Parts without settings change no training.
-    then = {name for parts in saved.values() for name, part in parts.items() if part["settings"]}
-    now = {type(part).__name__ for part in parts_of(present) if part.settings()}
+    then = {name: part["settings"] for parts in saved.values() for name, part in parts.items()}
+    now = {type(part).__name__: part.settings() for part in parts_of(present)}
     then_names, now_names = _say(saved), _say(type(a).__name__ for a in present)
-    if then - now:
+    # Parts without settings change no training.
+    if any(settings and name not in now for name, settings in then.items()):
         raise ValueError(
             f"the checkpoint was saved with {then_names}, but this Trainer's algorithms have {now_names}: add what is "
             f"missing to go on with that run, or load its weights alone: load_weights_only=True, "
             f"load_strict_model_weights=False"
         )
-    if now - then:
+    if any(settings and name not in then for name, settings in now.items()):
         raise ValueError(
             f"this Trainer's algorithms have {now_names}, but the checkpoint was saved with {then_names}: there is no "
             f"such run to go on with. To begin one from its weights: load_weights_only=True, "
@@ -72,15 +74,23 @@ def _refuse_other_algorithms(saved: Mapping[str, Parts], present: Iterable[Phase
 
 def _refuse_other_settings(part: PhasedAlgorithm, saved: Mapping[str, Any]) -> None:
     """A run that went on with other settings would be neither the one nor the other."""
-    now = part.settings()
-    different = [name for name in now if name in saved and saved[name] != now[name]]
+    different = "; ".join(_differences(part, saved))
     if different:
-        differences = "; ".join(f"{name} was {saved[name]} and is {now[name]}" for name in different)
         raise ValueError(
-            f"the checkpoint is of a run with other settings of {type(part).__name__}: {differences}. Resume with the "
+            f"the checkpoint is of a run with other settings of {type(part).__name__}: {different}. Resume with the "
             f"checkpoint's settings, or load its weights alone: load_weights_only=True, and with another SSL head "
             f"load_strict_model_weights=False"
         )
+
+
+def _differences(part: PhasedAlgorithm, saved: Mapping[str, Any]) -> Iterator[str]:
+    defaults = defaults_of(type(part))
+    now = {**{name: defaults[name] for name in saved if name in defaults}, **part.settings()}
+    for name, value in now.items():
+        then = saved[name] if name in saved else describe(defaults.get(name))
+        if isinstance(then, str) and not isinstance(value, str):
+            then = read_repr(then, value)
+        yield from differences(name, then, value)
 
 
 def _say(names: Iterable[str]) -> str:

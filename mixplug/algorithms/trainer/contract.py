@@ -1,29 +1,57 @@
-"""What mixplug's Composer Algorithms have in common: dispatch, order, and how they find each other."""
+"""What mixplug's Composer Algorithms have in common: dispatch, order, the clock, and how they find each other."""
 
 from __future__ import annotations
 
 import functools
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from enum import IntEnum, auto
 from typing import Any, TypeVar
 
-from composer.core import Algorithm, Event, State
+from composer.core import Algorithm, Event, State, TimeUnit
 from composer.loggers import Logger
 
+from mixplug.objectives.settings import describe
+from mixplug.schedules.phases import Phase, Position
+
 A = TypeVar("A", bound="PhasedAlgorithm")
+
+
+class Stage(IntEnum):
+    """The place of an algorithm among mixplug's own, all of which come after everybody else's.
+
+    At INIT ``state.algorithms`` is sorted by it, whatever order a user wrote; a bundle stands where the first of its
+    parts must. Composer runs a list in its order, but at AFTER_* events in reverse. So mixplug comes first after
+    something has happened: it mixes images of full size before others resize them, and reads what the model's pass
+    left behind before others touch it. It comes last before something happens: the joint loss is formed at
+    BEFORE_BACKWARD, when Composer's MixUp and CutMix have put their interpolated loss where the model's was.
+    """
+
+    CLOCK = auto()
+    """Says where the run is, and starts each phase's learning rate: all others read it."""
+    OPTIMIZER = auto()
+    """Sets the optimizer for the phase, after its learning rate, from which some make their first state."""
+    DATA = auto()
+    """Chooses what an epoch passes over, and mixes batches."""
+    VIEWS = auto()
+    """Changes the images of a batch, mixed or not, before the encoder is shown any."""
+    ENCODER = auto()
+    """Assembles what the passes over the encoder are shown, runs the objective on them, and adds its loss."""
+    LOSS = auto()
+    """Weighs the losses that are there."""
+    RESUMPTION = auto()
+    """Keeps random numbers, or puts them back, when everybody else has drawn theirs."""
 
 
 class PhasedAlgorithm(Algorithm):
     """An Algorithm whose methods are named after the events they handle, as in Composer's callbacks.
 
-    mixplug's algorithms must come last in ``state.algorithms``, in one order among themselves: then they mix
-    full-size images before others resize them, read what the pass left behind before others touch it (Composer
-    runs AFTER_* events in reverse) and form the joint loss after MixUp and CutMix have had theirs. A user need
-    not know: at INIT the list is put in order, whatever order it was written in.
+    Of a bundle of several, :attr:`parts` are run in their order, at all events.
     """
 
-    #: Place among mixplug's own algorithms.
-    rank = 0
+    #: When it acts; see :class:`Stage`. A bundle's parts have theirs.
+    stage: Stage
     #: The run it was last given to.
     _run: weakref.ref[State] | None = None
 
@@ -33,7 +61,12 @@ class PhasedAlgorithm(Algorithm):
         return (self,)
 
     def settings(self) -> dict[str, Any]:
-        """What a checkpoint must have in common with the run that goes on from it, as primitives."""
+        """What a checkpoint must have in common with the run that goes on from it, by the constructor's arguments.
+
+        Values are numbers, strings, collections of such, or objects that are known by their own constructor's
+        arguments; see :func:`mixplug.objectives.settings.describe`. An argument that a checkpoint does not know counts
+        as its default. Without settings, an algorithm changes no training.
+        """
         return {}
 
     def progress(self) -> dict[str, Any]:
@@ -45,7 +78,7 @@ class PhasedAlgorithm(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and progress of each part, for the checkpoint, which ``trainer.checkpoints`` reads."""
-        parts = {type(p).__name__: {"settings": p.settings(), "progress": p.progress()} for p in self.parts}
+        parts = {type(p).__name__: {"settings": describe(p.settings()), "progress": p.progress()} for p in self.parts}
         return {**super().state_dict(), "parts": parts}
 
     def match(self, event: Event, state: State) -> bool:
@@ -78,7 +111,7 @@ class PhasedAlgorithm(Algorithm):
         """Run in ``state``, whose list of algorithms is put in order, and be added to it if need be."""
         self._run = weakref.ref(state)
         new = [] if self in state.algorithms else [self]
-        state.algorithms = sorted([*state.algorithms, *new], key=_rank)
+        state.algorithms = sorted([*state.algorithms, *new], key=_place)
 
     @functools.cached_property
     def _by_event(self) -> dict[str, list[PhasedAlgorithm]]:
@@ -91,6 +124,37 @@ class PhasedAlgorithm(Algorithm):
 
 
 _ALWAYS = frozenset({Event.INIT, Event.FIT_START})
+
+
+class Clock(PhasedAlgorithm):
+    """An algorithm that says where the run is."""
+
+    stage = Stage.CLOCK
+
+    @abstractmethod
+    def position(self, state: State) -> Position:
+        """Where the run is now; at its end, the end of its last phase."""
+
+
+def position_of(state: State) -> Position:
+    """Where the run is; without a clock, such as a PhaseSwitch, the whole run is one MIX phase."""
+    clock = find(state, Clock)  # type: ignore[type-abstract]
+    if clock is not None:
+        return clock.position(state)
+    progress = _elapsed(state)
+    return Position(Phase.MIX, progress, progress, progress, state.timestamp.batch.value)
+
+
+def _elapsed(state: State) -> float:
+    """The share of the run that is over, to the batch: Composer counts whole epochs of a run in epochs."""
+    elapsed = state.get_elapsed_duration()
+    if elapsed is None or state.max_duration is None:
+        return 0.0
+    share = elapsed.value
+    if state.max_duration.unit is TimeUnit.EPOCH and state.dataloader_len is not None:
+        time = state.timestamp
+        share += time.batch_in_epoch.value / max(1, state.dataloader_len.value) / state.max_duration.value
+    return min(1.0, share)
 
 
 def find(state: State, kind: type[A]) -> A | None:
@@ -109,16 +173,18 @@ def parts_of(algorithms: Iterable[Algorithm]) -> list[PhasedAlgorithm]:
     return [part for algorithm in ours for part in algorithm.parts]
 
 
-def _rank(algorithm: Algorithm) -> int:
-    return 1 + algorithm.rank if isinstance(algorithm, PhasedAlgorithm) else 0
+def _place(algorithm: Algorithm) -> int:
+    return min(part.stage for part in algorithm.parts) if isinstance(algorithm, PhasedAlgorithm) else 0
 
 
 def _refuse_duplicates(state: State) -> None:
     names = [type(part).__name__ for part in parts_of(state.algorithms)]
     for name in names:
         if names.count(name) > 1:
-            given = [type(a).__name__ for a in state.algorithms if isinstance(a, PhasedAlgorithm)]
+            ours = [a for a in state.algorithms if isinstance(a, PhasedAlgorithm)]
+            held = {type(a).__name__: [type(part).__name__ for part in a.parts] for a in ours if len(a.parts) > 1}
+            bundles = "; ".join(f"{bundle} already holds {', '.join(parts)}" for bundle, parts in held.items())
             raise ValueError(
-                f"algorithms={given} runs {name} {names.count(name)} times; use it once (MixTraining already holds "
-                f"PhaseSwitch, MixupSSLData, FusedBackbonePass, JointLoss and ExactResumption)"
+                f"algorithms={[type(a).__name__ for a in ours]} runs {name} {names.count(name)} times; use it once"
+                f"{f' ({bundles})' if bundles else ''}"
             )

@@ -20,7 +20,7 @@ _UNFIT = {
 
 
 def refuse_unfit(state: State) -> None:
-    """Name an algorithm that cannot be right beside a self-supervised head, before it replaces anything more.
+    """Name an algorithm that cannot be right with a self-supervised head, before it replaces anything more.
 
     Raises:
         ValueError: there is one.
@@ -28,7 +28,7 @@ def refuse_unfit(state: State) -> None:
     for algorithm in state.algorithms:
         for kind, why in _UNFIT.items():
             if isinstance(algorithm, kind):
-                raise ValueError(f"{kind.__name__} cannot run beside FusedBackbonePass (MixTraining): {why}")
+                raise ValueError(f"{kind.__name__} cannot run with FusedBackbonePass (MixTraining): {why}")
 
 
 def show_head_to_copies(state: State, logger: Logger) -> None:

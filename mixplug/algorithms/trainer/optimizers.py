@@ -11,18 +11,18 @@ from torch import nn
 from torch.optim import Adagrad, Optimizer
 
 
-def add_beside(optimizer: Optimizer, new: Iterable[nn.Parameter], beside: Iterable[nn.Parameter]) -> None:
-    """Put each trainable ``new`` parameter into the param group of the last parameter ``beside`` of its kind.
+def add_to_groups(optimizer: Optimizer, new: Iterable[nn.Parameter], known: Iterable[nn.Parameter]) -> None:
+    """Put each trainable ``new`` parameter into the param group of the last ``known`` parameter of its kind.
 
     Kinds are matrices and vectors (biases, norms), which many recipes exempt from weight decay. A group of its
     own would be ignored by schedulers that exist already, whose base learning rates are fixed.
 
     Raises:
-        ValueError: the optimizer holds no parameter of ``beside``.
+        ValueError: the optimizer holds no ``known`` parameter.
     """
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     homes = {}
-    for parameter in beside:
+    for parameter in known:
         if id(parameter) in group_of:
             homes[parameter.ndim <= 1] = group_of[id(parameter)]
     if not homes:

@@ -8,8 +8,7 @@ import weakref
 from composer.core import Event, State
 from composer.loggers import Logger
 
-from mixplug.algorithms.phase_switch import position_of
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
 from mixplug.backbones import PassRequest, backbone_of, detach_backbones
 from mixplug.backbones.base import BackbonePass
 from mixplug.schedules.phases import Phase, Position
@@ -25,7 +24,7 @@ class WatchedPass(PhasedAlgorithm):
         backbone: Dotted name of the encoder inside of the model, if it holds several of timm's, or none.
     """
 
-    rank = 3
+    stage = Stage.ENCODER
 
     def __init__(self, backbone: str | None = None) -> None:
         self.backbone_path = backbone

@@ -10,7 +10,7 @@ from composer.core import Callback, Event
 from shared.small_recipes import EVEN, mixtraining, on_trainer, stage_of, tiny
 
 from mixplug.algorithms.joint_loss import weights_of
-from mixplug.algorithms.phase_switch import position_of
+from mixplug.algorithms.trainer.contract import position_of
 from mixplug.lab.runs.experiment import Experiment
 
 
