@@ -15,55 +15,21 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mixplug.checks import check_choice, check_int, check_real, did_you_mean
+from mixplug.data.options import ImageOptions, LabelledOptions
 from mixplug.lab.recipes.files import RecipeError, apply_overrides, first_line, locate, read, resolved
 from mixplug.lab.recipes.overrides import SHORT
 
 
 @dataclass
-class ImagesConfig:
-    """Which images, and how they are augmented; see :func:`mixplug.data.datasets.load_dataset`.
-
-    Attributes:
-        dataset: digits, cifar10, cifar100, svhn, fashion_mnist, image_folder or noise (to measure costs on).
-        root: Folder that holds the data, relative to where the command is run.
-        download: Have torchvision fetch data that is missing.
-        train: For an image_folder, the name of its training tree.
-        image_size: Height and width to bring images to; null for their own.
-        fraction: Share of the training images to keep, in (0, 1]; each seed draws its own.
-        sampling: How it is drawn: uniform (the paper's) or stratified.
-        mean: What to subtract from images in [0, 1], a number for each channel; null for the stated statistics.
-        std: What to divide them by then.
-        crop_padding: Pixels of black around a training image, out of which a random window is cut; 0 for none.
-        flip: Mirror each training image with probability 1/2.
-        in_memory: For an image_folder, whether to keep its images in memory; null where they take less than 4 GiB.
-    """
-
-    dataset: str = "digits"
-    root: str = "data"
-    download: bool = False
-    train: str = "train"
-    image_size: Optional[int] = None  # noqa: UP045  (OmegaConf reads this type)
-    fraction: float = 1.0
-    sampling: str = "uniform"
-    mean: Optional[list[float]] = None  # noqa: UP045
-    std: Optional[list[float]] = None  # noqa: UP045
-    crop_padding: int = 0
-    flip: bool = False
-    in_memory: Optional[bool] = None  # noqa: UP045
-
-
-@dataclass
-class DataConfig(ImagesConfig):
+class DataConfig(LabelledOptions):
     """The labelled data.
 
     Attributes:
-        test: For an image_folder, the name of its test tree; empty for the first of test, val and valid.
         batch_size: Images of a training step (of each task, where there are several), labelled or not.
         eval_batch_size: Images of an evaluation step.
         workers: Processes that read images which are not kept in memory.
     """
 
-    test: str = ""
     batch_size: int = 64
     eval_batch_size: int = 512
     workers: int = 0
@@ -155,7 +121,7 @@ class Recipe:
     seeds: int = 3
     first_seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
-    ssl_data: Optional[ImagesConfig] = None  # noqa: UP045
+    ssl_data: Optional[ImageOptions] = None  # noqa: UP045
     tasks: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: dict[str, Any] = field(default_factory=lambda: {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}})
@@ -186,8 +152,7 @@ class Recipe:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
         if len(self.tasks) == 1:
             raise RecipeError(f"tasks: one task, {next(iter(self.tasks))!r}, is what `data` is for; name two or more")
-        shared = ("batch_size", "eval_batch_size", "workers")
-        own = {key for key in typing.get_type_hints(DataConfig) if key not in shared}
+        shared, own = DataConfig.__annotations__, typing.get_type_hints(LabelledOptions)
         for name, task in self.tasks.items():
             if not isinstance(task, dict):
                 raise RecipeError(f"tasks.{name} must map settings of `data` to values, got {task!r}")

@@ -253,10 +253,11 @@ def test_every_shipped_recipe_is_found():
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}
 
 
-def generated(name, fraction=1.0, seed=0, *, image_size=None, **options):
+def generated(options, *, seed, key, image_size=None):
     """Noise in the shape of the data set that a recipe names: tests have no data."""
+    name, size = options.dataset, image_size or options.image_size
     classes = CLASSES.get(name, 200)  # image_folder is TinyImageNet here
-    size = image_size or (8 if name == "digits" else 32)
+    size = size or (8 if name == "digits" else 32)
     made = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (4, 1 if name == "digits" else 3, size, size), generator=made, dtype=torch.uint8)
     images = MemoryImages(pixels, torch.randint(0, classes, (4,), generator=made))
@@ -264,8 +265,8 @@ def generated(name, fraction=1.0, seed=0, *, image_size=None, **options):
     return DataSplit(images, images, classes, statistics, statistics)
 
 
-def generated_unlabelled(*arguments, **options):
-    split = generated(*arguments, **options)
+def generated_unlabelled(options, *, seed, image_size):
+    split = generated(options, seed=seed, key="ssl_data", image_size=image_size)
     return UnlabelledImages(split.train, split.mean, split.std)
 
 
