@@ -94,8 +94,8 @@ class Recipe:
 
     Attributes:
         description: What it shows, in a line.
-        ssl_duration: Self-supervised learning in all, such as '100ep'.
-        sl_duration: Supervised learning in all.
+        ssl_duration: Self-supervised learning in all, such as '100ep'; '0ep' for supervised learning alone.
+        sl_duration: Supervised learning in all; '0ep' for self-supervised learning alone.
         seeds: How often each method is run.
         first_seed: The first seed; the others follow.
         data: The labelled data.
