@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
-from mixplug.checks import check_bool, check_choice, check_int, check_per_channel
+from mixplug.checks import check_bool, check_choice, check_int, check_per_channel, did_you_mean
 from mixplug.data.cache import ByteBoundedCache
 from mixplug.data.folders import read_folder, read_unlabelled
 from mixplug.data.images import FileImages, MemoryImages, Pipeline
 from mixplug.data.loaders import ImageLoader
+from mixplug.data.options import ImageOptions, LabelledOptions
 from mixplug.data.subsets import draw
 
 IN_MEMORY_BYTES = 4 << 30
 """Images that take less than this as uint8 are kept in memory, unless told otherwise."""
 
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class DataSplit:
         classes: Number of classes.
         mean: What to subtract from images in [0, 1], one number for each channel.
         std: What to divide them by then.
+        augmentation: How training images are augmented unless told otherwise: ``crop_padding`` and ``flip``.
     """
 
     train: MemoryImages | FileImages
@@ -41,6 +44,7 @@ class DataSplit:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    augmentation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,7 +58,9 @@ class DataSplit:
 
     def train_loader(self, batch_size: int, **options: Any) -> ImageLoader | DataLoader:
         """Shuffled batches of the training images; ``options`` are :class:`mixplug.data.images.Pipeline`'s."""
-        return self.train.loader(Pipeline(batch_size, self.mean, self.std, **{"shuffle": True, **options}))
+        return self.train.loader(
+            Pipeline(batch_size, self.mean, self.std, **{"shuffle": True, **self.augmentation, **options})
+        )
 
     def eval_loader(self, batch_size: int, **options: Any) -> ImageLoader | DataLoader:
         """Batches of the test images in their order."""
@@ -69,11 +75,13 @@ class UnlabelledImages:
         images: Images, or the share of them that was drawn; whatever their labels are, they mean nothing.
         mean: What to subtract from images in [0, 1], one number for each channel.
         std: What to divide them by then.
+        augmentation: How they are augmented unless told otherwise: ``crop_padding`` and ``flip``.
     """
 
     images: MemoryImages | FileImages
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    augmentation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,7 +90,9 @@ class UnlabelledImages:
 
     def loader(self, batch_size: int, **options: Any) -> ImageLoader | DataLoader:
         """Shuffled batches of them; ``options`` are :class:`mixplug.data.images.Pipeline`'s."""
-        return self.images.loader(Pipeline(batch_size, self.mean, self.std, **{"shuffle": True, **options}))
+        return self.images.loader(
+            Pipeline(batch_size, self.mean, self.std, **{"shuffle": True, **self.augmentation, **options})
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class _Known:
 
 
 _TORCHVISION = {
-    "cifar10": _Known("CIFAR10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar10": _Known("CIFAR10", 10, *CIFAR10_STATISTICS),
     "cifar100": _Known("CIFAR100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": _Known("SVHN", 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     "fashion_mnist": _Known("FashionMNIST", 10, (0.2860,), (0.3530,)),
@@ -106,85 +116,50 @@ DATASETS = ("digits", *_TORCHVISION, "image_folder", "noise")
 
 
 def load_dataset(
-    name: str,
-    fraction: float = 1.0,
-    seed: int = 0,
-    *,
-    root: str | Path = "data",
-    download: bool = False,
-    train: str = "train",
-    test: str = "",
-    sampling: str = "uniform",
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    in_memory: bool | None = None,
-    key: str = "data",
+    images: str | LabelledOptions, fraction: float | None = None, seed: int = 0, *, key: str = "data", **options: Any
 ) -> DataSplit:
     """Load a data set and keep a random share of its training images.
 
     Args:
-        name: 'digits' (scikit-learn's, 8x8, nothing to download), 'cifar10', 'cifar100', 'svhn', 'fashion_mnist'
-            (torchvision's), 'image_folder', or 'noise' (random pixels and labels in CIFAR-10's shape, to measure
-            costs on).
-        fraction: Share of the training images to keep, in (0, 1]; see :func:`mixplug.data.subsets.draw`.
+        images: Name of the data set, or options that say which; see :class:`mixplug.data.options.LabelledOptions`.
+        fraction: Share of the training images to keep, in (0, 1]; None for what the options say, which is all.
         seed: Of that draw.
-        root: Folder of the data: torchvision's root, or what holds an image_folder's train and test trees.
-        download: Have torchvision fetch data that is missing.
-        train: For an image_folder, the name of its training tree.
-        test: For an image_folder, the name of its test tree; empty for the first of the usual names.
-        sampling: 'uniform' or 'stratified'.
-        image_size: Height and width to bring images to; None for their own.
-        mean: What to subtract from images in [0, 1]; None for the stated statistics (ImageNet's for an image_folder).
-        std: What to divide them by then.
-        in_memory: Decode an image_folder's images once in a process and keep them as uint8; None where they take less
-            than 4 GiB. Else workers read them.
-        key: What messages call these options.
+        key: What messages call the options.
+        options: Further options by name; they win.
 
     Raises:
-        TypeError: an option has the wrong type.
-        ValueError: an unknown name, an option out of range, one that this data set does not have, or training and test
-            images of different sizes.
+        TypeError: an option has the wrong type, or there is none of that name.
+        ValueError: an unknown data set, an option out of range, one that this data set does not have, or training and
+            test images of different sizes.
         FileNotFoundError: the data is not there; the message says how to get it.
         OSError: torchvision could not fetch it.
+
+    Example:
+        >>> load_dataset("digits", fraction=0.1).shape
+        (1, 8, 8)
     """
-    _check_options(key, name, root, download, image_size, train, in_memory)
-    if not isinstance(test, str):
-        raise TypeError(f"{key}.test must be the name of a folder, or empty, got {test!r}")
-    if test and name != "image_folder":
-        raise ValueError(f"{key}.test is for an image_folder, not for {name!r}; leave it out")
-    if name == "image_folder":
-        files, held_out, classes = read_folder(root, train, test, image_size, key)
-        whole = DataSplit(files, held_out, classes, *IMAGENET_STATISTICS)
+    given = _options(LabelledOptions, images, fraction, key, options)
+    if not isinstance(given.test, str):
+        raise TypeError(f"{key}.test must be the name of a folder, or empty, got {given.test!r}")
+    if given.test and given.dataset != "image_folder":
+        raise ValueError(f"{key}.test is for an image_folder, not for {given.dataset!r}; leave it out")
+    if given.dataset == "image_folder":
+        whole = DataSplit(*read_folder(given, key), *IMAGENET_STATISTICS)
     else:
-        whole = _by_name(name, str(root), download, image_size, key)
-    mean, std = _statistics(key, mean, std, whole.mean, whole.std)
-    drawn = whole.train.subset(draw(whole.train.labels, fraction, seed, sampling, key))
-    split = replace(whole, train=drawn, mean=mean, std=std)
-    if split.train.shape != split.test.shape:
+        whole = _by_name(given, key)
+    drawn = whole.train.subset(draw(whole.train.labels, given.fraction, seed, given.sampling, key))
+    if drawn.shape != whole.test.shape:
         raise ValueError(
-            f"training images are {split.train.shape[1:]} and test images {split.test.shape[1:]} (height, width); "
+            f"training images are {drawn.shape[1:]} and test images {whole.test.shape[1:]} (height, width); "
             f"set {key}.image_size, to which all are then brought"
         )
-    if _fit(in_memory, split.train, split.test):
-        return replace(split, train=_decoded(split.train), test=_decoded(split.test))
-    return split
+    treatment = _treatment(given, whole.mean, whole.std, key)
+    train, test = _decoded(given, drawn, whole.test)
+    return DataSplit(train, test, whole.classes, **treatment)
 
 
 def load_unlabelled(
-    name: str,
-    fraction: float = 1.0,
-    seed: int = 0,
-    *,
-    root: str | Path = "data",
-    download: bool = False,
-    train: str = "train",
-    sampling: str = "uniform",
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    in_memory: bool | None = None,
-    key: str = "ssl_data",
+    images: str | ImageOptions, fraction: float | None = None, seed: int = 0, *, key: str = "ssl_data", **options: Any
 ) -> UnlabelledImages:
     """Load the training images of a data set and keep a random share of them, for self-supervised learning.
 
@@ -192,71 +167,92 @@ def load_unlabelled(
     its images are all that lie anywhere in ``root/train``, or in ``root`` where that has no folder 'train'. It has no
     labels to draw a stratified share by.
     """
-    _check_options(key, name, root, download, image_size, train, in_memory)
-    statistics = IMAGENET_STATISTICS
-    images: MemoryImages | FileImages
-    if name == "image_folder":
-        if sampling == "stratified":
-            raise ValueError(f"{key}.sampling='stratified' needs labels, which are not read here; use 'uniform'")
-        images = read_unlabelled(root, train, image_size, key)
+    given = _options(ImageOptions, images, fraction, key, options)
+    if given.dataset == "image_folder" and given.sampling == "stratified":
+        raise ValueError(f"{key}.sampling='stratified' needs labels, which are not read here; use 'uniform'")
+    if given.dataset == "image_folder":
+        whole = UnlabelledImages(read_unlabelled(given, key), *IMAGENET_STATISTICS)
     else:
-        known = _by_name(name, str(root), download, image_size, key)
-        images, statistics = known.train, (known.mean, known.std)  # type: ignore[assignment]
-    mean, std = _statistics(key, mean, std, *statistics)
-    images = images.subset(draw(images.labels, fraction, seed, sampling, key))
-    return UnlabelledImages(_decoded(images) if _fit(in_memory, images) else images, mean, std)
+        known = _by_name(given, key)
+        whole = UnlabelledImages(known.train, known.mean, known.std)
+    treatment = _treatment(given, whole.mean, whole.std, key)
+    drawn = whole.images.subset(draw(whole.images.labels, given.fraction, seed, given.sampling, key))
+    return UnlabelledImages(_decoded(given, drawn)[0], **treatment)
 
 
-def _check_options(key: str, name: Any, root: Any, download: Any, image_size: Any, train: Any, in_memory: Any) -> None:
-    check_choice(f"{key}.dataset", name, DATASETS)
-    if not isinstance(root, (str, Path)) or not isinstance(train, str):
+Options = TypeVar("Options", bound=ImageOptions)
+
+
+def _options(
+    kind: type[Options], images: str | Options, fraction: float | None, key: str, more: dict[str, Any]
+) -> Options:
+    """The options of ``kind`` that a user gave in either form, checked as far as they are the data set's."""
+    names = [option.name for option in dataclasses.fields(kind)]
+    for name in more:
+        if name not in names:
+            raise TypeError(f"{key} has no option {name!r}{did_you_mean(name, names)}; it has {names}")
+    more = more if fraction is None else {"fraction": fraction, **more}
+    given = replace(images, **more) if isinstance(images, kind) else kind(**{"dataset": images, **more})
+    check_choice(f"{key}.dataset", given.dataset, DATASETS)
+    if not isinstance(given.root, (str, Path)) or not isinstance(given.train, str):
         raise TypeError(
-            f"{key}.root must be the path of a folder and {key}.train a name, got {root!r} and {train!r}; leave them "
-            f"out for 'data' and 'train'"
+            f"{key}.root must be the path of a folder and {key}.train a name, got {given.root!r} and {given.train!r}; "
+            f"leave them out for 'data' and 'train'"
         )
-    check_bool(f"{key}.download", download)
-    if image_size is not None:
-        check_int(f"{key}.image_size", image_size, 1)
-    if in_memory is not None:
-        check_bool(f"{key}.in_memory", in_memory)
-    if name != "image_folder":
-        for option, given, default in (("train", train, "train"), ("in_memory", in_memory, None)):
-            if given != default:
-                raise ValueError(f"{key}.{option} is for an image_folder, not for {name!r}; leave it out")
-    if download and name not in _TORCHVISION:
-        raise ValueError(f"{key}.download=true is for {list(_TORCHVISION)}, not for {name!r}; leave it out")
+    check_bool(f"{key}.download", given.download)
+    if given.image_size is not None:
+        check_int(f"{key}.image_size", given.image_size, 1)
+    if given.in_memory is not None:
+        check_bool(f"{key}.in_memory", given.in_memory)
+    if given.dataset != "image_folder":
+        for name, default in (("train", "train"), ("in_memory", None)):
+            if getattr(given, name) != default:
+                raise ValueError(f"{key}.{name} is for an image_folder, not for {given.dataset!r}; leave it out")
+    if given.download and given.dataset not in _TORCHVISION:
+        raise ValueError(f"{key}.download=true is for {list(_TORCHVISION)}, not for {given.dataset!r}; leave it out")
+    return given
+
+
+def _treatment(given: ImageOptions, mean: tuple[float, ...], std: tuple[float, ...], key: str) -> dict[str, Any]:
+    """Normalisation, as given or else as stated, and augmentation."""
+    return {
+        "mean": mean if given.mean is None else check_per_channel(f"{key}.mean", given.mean, len(mean), -math.inf),
+        "std": std if given.std is None else check_per_channel(f"{key}.std", given.std, len(std), 0),
+        "augmentation": {"crop_padding": given.crop_padding, "flip": given.flip},
+    }
 
 
 _CACHE = ByteBoundedCache(IN_MEMORY_BYTES)
 """The runs of a comparison share data: no run changes it."""
 
 
-def _by_name(name: str, root: str, download: bool, image_size: int | None, key: str) -> DataSplit:
-    return _CACHE.get((name, root, image_size), lambda: _read_by_name(name, root, download, image_size, key))
+def _by_name(given: ImageOptions, key: str) -> DataSplit:
+    return _CACHE.get((given.dataset, str(given.root), given.image_size), lambda: _read_by_name(given, key))
 
 
-def _read_by_name(name: str, root: str, download: bool, image_size: int | None, key: str) -> DataSplit:
-    if name == "noise":
-        return _noise(image_size or 32)
-    split = _digits() if name == "digits" else _from_torchvision(_TORCHVISION[name], root, download, key)
-    if image_size is None or split.shape[1:] == (image_size, image_size):
+def _read_by_name(given: ImageOptions, key: str) -> DataSplit:
+    size = given.image_size
+    if given.dataset == "noise":
+        return _noise(size or 32)
+    split = _digits() if given.dataset == "digits" else _from_torchvision(given, key)
+    if size is None or split.shape[1:] == (size, size):
         return split
     assert isinstance(split.train, MemoryImages)
     assert isinstance(split.test, MemoryImages)
-    return replace(split, train=_resized(split.train, image_size), test=_resized(split.test, image_size))
+    return replace(split, train=_resized(split.train, size), test=_resized(split.test, size))
 
 
-def _fit(in_memory: bool | None, *parts: MemoryImages | FileImages) -> bool:
-    """Whether to decode what is in files yet."""
-    if in_memory is not None:
-        return in_memory
-    return sum(len(part) * torch.Size(part.shape).numel() for part in parts) < IN_MEMORY_BYTES
-
-
-def _decoded(images: MemoryImages | FileImages) -> MemoryImages:
-    if isinstance(images, MemoryImages):
-        return images
-    return _CACHE.get((images.paths, tuple(images.labels.tolist()), images.size), images.in_memory)
+def _decoded(given: ImageOptions, *parts: MemoryImages | FileImages) -> list[MemoryImages | FileImages]:
+    """What is in files kept in memory, if that was asked for, or nothing was and it is small enough."""
+    small = sum(len(part) * torch.Size(part.shape).numel() for part in parts) < IN_MEMORY_BYTES
+    if not (small if given.in_memory is None else given.in_memory):
+        return [*parts]
+    return [
+        part
+        if isinstance(part, MemoryImages)
+        else _CACHE.get((part.paths, tuple(part.labels.tolist()), part.size), part.in_memory)
+        for part in parts
+    ]
 
 
 def _digits() -> DataSplit:
@@ -283,9 +279,10 @@ def _noise(size: int) -> DataSplit:
     return DataSplit(parts[0], parts[1], 10, (0.5,) * 3, (0.2887,) * 3)
 
 
-def _from_torchvision(known: _Known, root: str, download: bool, key: str) -> DataSplit:
+def _from_torchvision(given: ImageOptions, key: str) -> DataSplit:
     import torchvision.datasets
 
+    known, root = _TORCHVISION[given.dataset], str(given.root)
     kind = getattr(torchvision.datasets, known.torchvision)
     parts = []
     for is_train in (True, False):
@@ -293,9 +290,9 @@ def _from_torchvision(known: _Known, root: str, download: bool, key: str) -> Dat
         if known.torchvision == "SVHN":
             which = {"split": "train" if is_train else "test"}
         try:
-            data = kind(str(Path(root).expanduser()), download=download, **which)
+            data = kind(str(Path(root).expanduser()), download=given.download, **which)
         except (RuntimeError, OSError) as error:
-            if download:
+            if given.download:
                 raise OSError(
                     f"torchvision could not fetch {known.torchvision} into {key}.root={root!r} ({error}); connect to "
                     f"the internet, or put its files there from elsewhere and leave {key}.download out"
@@ -320,18 +317,3 @@ def _resized(images: MemoryImages, size: int) -> MemoryImages:
 
     batches = [TF.resize(batch, [size, size], antialias=True) for batch in images.images.split(1024)]
     return MemoryImages(torch.cat(batches), images.labels)
-
-
-def _statistics(
-    key: str,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    stated_mean: tuple[float, ...],
-    stated_std: tuple[float, ...],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What was given, else what is stated."""
-    channels = len(stated_mean)
-    return (
-        stated_mean if mean is None else check_per_channel(f"{key}.mean", mean, channels, -math.inf),
-        stated_std if std is None else check_per_channel(f"{key}.std", std, channels, 0),
-    )

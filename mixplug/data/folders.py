@@ -10,22 +10,18 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from mixplug.data.images import FileImages
+from mixplug.data.options import ImageOptions, LabelledOptions
 
 ANNOTATIONS = "val_annotations.txt"
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
-def read_folder(
-    root: str | Path, train: str = "train", test: str = "", size: int | None = None, key: str = "data"
-) -> tuple[FileImages, FileImages, int]:
+def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages, FileImages, int]:
     """The images of ``root/train`` and ``root/test``; files and folders whose name begins with '.' are passed over.
 
     Args:
-        root: The folder that holds both.
-        train: Name of the training images' folder, which has a folder for each class (images may lie deeper in it).
-        test: Name of the test images' folder: with the same classes, or TinyImageNet's, where ``val_annotations.txt``
-            gives each file's class. Empty for the first of 'test', 'val', 'valid' and 'validation' that has labels.
-        size: What to bring images to, see :class:`mixplug.data.images.FileImages`.
+        options: Which folders. That of training images has a folder for each class (images may lie deeper in it), that
+            of test images the same classes, or TinyImageNet's ``val_annotations.txt``, which gives each file's class.
         key: What messages call the settings of these images.
 
     Returns:
@@ -38,7 +34,7 @@ def read_folder(
     Warns:
         UserWarning: the test images are the training images, or lack a class of them.
     """
-    root = Path(root).expanduser()
+    root, train, test, size = Path(options.root).expanduser(), options.train, options.test, options.image_size
     folder = root / train
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -76,23 +72,21 @@ def read_folder(
     return training, evaluation, len(names)
 
 
-def read_unlabelled(root: str | Path, train: str = "train", size: int | None = None, key: str = "data") -> FileImages:
+def read_unlabelled(options: ImageOptions, key: str = "ssl_data") -> FileImages:
     """All images anywhere below ``root/train``, or below ``root`` where it has no such folder; their labels are zeros.
 
     Files and folders whose name begins with '.' are passed over.
 
     Args:
-        root: The folder.
-        train: Name of the training images' folder in it.
-        size: What to bring images to, see :class:`mixplug.data.images.FileImages`.
+        options: Which folder.
         key: What messages call the settings of these images.
 
     Raises:
         FileNotFoundError: a folder is missing or holds no images.
     """
-    root = Path(root).expanduser()
-    folder = root / train
-    if not folder.is_dir() and train == "train":
+    root = Path(options.root).expanduser()
+    folder = root / options.train
+    if not folder.is_dir() and options.train == "train":
         folder = root
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder of images; set {key}.root and {key}.train")
@@ -105,7 +99,7 @@ def read_unlabelled(root: str | Path, train: str = "train", size: int | None = N
     paths = [path for path in paths if not _hidden(path, folder)]
     if not paths:
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS)}); set {key}.root")
-    return FileImages(tuple(paths), torch.zeros(len(paths), dtype=torch.long), size, key)
+    return FileImages(tuple(paths), torch.zeros(len(paths), dtype=torch.long), options.image_size, key)
 
 
 def _folders_in(folder: Path) -> list[str]:

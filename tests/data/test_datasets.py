@@ -12,6 +12,7 @@ from mixplug.data.cache import ByteBoundedCache
 from mixplug.data.datasets import load_dataset, load_unlabelled
 from mixplug.data.images import Pipeline
 from mixplug.data.loaders import ImageLoader
+from mixplug.data.options import ImageOptions, LabelledOptions
 
 
 def pixels(images, split):
@@ -71,6 +72,24 @@ def test_loaders():
     images, labels = (torch.cat(part) for part in zip(*test, strict=True))
     assert torch.equal(labels, split.test.labels)
     assert torch.allclose(images, pixels(split.test, split), atol=1e-6)
+
+
+def test_options_at_once_and_by_name():
+    options = LabelledOptions("digits", fraction=0.1, crop_padding=1, flip=True)
+    at_once, by_name = load_dataset(options), load_dataset("digits", 0.1, crop_padding=1, flip=True)
+    assert torch.equal(at_once.train.images, by_name.train.images)
+    for split in (at_once, by_name):
+        train, test = split.train_loader(4), split.eval_loader(4)
+        assert [(loader.crop_padding, loader.flip) for loader in (train, test)] == [(1, True), (0, False)]
+        assert split.train_loader(4, flip=False).flip is False
+    other = load_unlabelled(ImageOptions("digits", flip=True), fraction=0.5)
+    assert (len(other.images), other.loader(4).flip) == (450, True)
+    assert len(load_dataset(options, 0.5).train) == 450, "what is given beside them wins"
+    assert options.fraction == 0.1
+    with pytest.raises(TypeError, match="data has no option 'imagesize'; did you mean 'image_size'"):
+        load_dataset("digits", imagesize=8)
+    with pytest.raises(TypeError, match="ssl_data has no option 'test'"):
+        load_unlabelled("digits", test="val")
 
 
 FILES = {

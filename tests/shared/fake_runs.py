@@ -7,8 +7,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 from mixplug.lab.recipes.grid import grid_points, read_points
-from mixplug.lab.recipes.overrides import argument_of
-from mixplug.lab.recipes.schema import Recipe, load_recipe, to_plain
+from mixplug.lab.recipes.schema import Recipe, load_recipe
 from mixplug.lab.runs.results import Comparison, Point, RunResult, Sweep
 from mixplug.schedules.phases import PhasePlan
 
@@ -17,7 +16,8 @@ TINY = Path(__file__).parents[1] / "shared/tiny.yaml"
 
 def fake_run(recipe: Recipe, method: str, seed: int, tasks: tuple[str, ...] = ()) -> RunResult:
     """A result that follows from the settings: longer runs take longer and are better."""
-    rho = argument_of(to_plain(recipe), method, "rho")
+    specs = [spec["MixTraining"] for spec in recipe.methods[method].algorithms]
+    rho = specs[0]["rho"] if specs else None
     ssl, sl = int(recipe.ssl_duration[:-2]), int(recipe.sl_duration[:-2])
     phases = () if rho is None else PhasePlan(ssl, sl, rho).phases
     lengths = {span.phase.value: span.length for span in phases} or {"sl": sl}

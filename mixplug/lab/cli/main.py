@@ -54,6 +54,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest
+    if getattr(options, "seeds", None) is not None:
+        options.overrides.append(f"seeds={options.seeds}")
     return options
 
 
@@ -66,12 +68,16 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="run a recipe's methods side by side and print the table")
     _add_recipe_arguments(compare)
-    compare.add_argument("--seeds", type=int, help="how often each method is run (default: the recipe's)")
+    compare.add_argument(
+        "--seeds", type=int, metavar="N", help="short for seeds=N: how often each method is run (default: the recipe's)"
+    )
     compare.set_defaults(run=_compare)
 
     sweep = commands.add_parser("sweep", help="compare at each of several values of some keys: tables, curves")
     _add_recipe_arguments(sweep, "key=v1,v2", "what to sweep, such as epochs=20,40,80; single values hold throughout")
-    sweep.add_argument("--seeds", type=int, help="how often each method is run (default: the recipe's)")
+    sweep.add_argument(
+        "--seeds", type=int, metavar="N", help="short for seeds=N: how often each method is run (default: the recipe's)"
+    )
     sweep.set_defaults(run=_sweep)
 
     report = commands.add_parser("report", help="join finished comparisons and sweeps into one Markdown page")
@@ -165,8 +171,6 @@ def _compare(options: argparse.Namespace) -> None:
     from mixplug.lab.runs.folders import check_out, command_line
 
     recipe = _load(options)
-    if options.seeds is not None:
-        recipe.seeds = check_int("--seeds", options.seeds, 1)
     console = _console()
     out = options.out or _default_out(options)
     check_out(out, "comparison")
@@ -176,7 +180,7 @@ def _compare(options: argparse.Namespace) -> None:
         from mixplug.lab.pages.tables import comparison_table
         from mixplug.lab.studies.compare import compare
 
-        command = command_line("compare", options.recipe, options.overrides, options.seeds)
+        command = command_line("compare", options.recipe, options.overrides)
         comparison = compare(recipe, out, console.print, progress, command)
     _print_table(console, comparison_table(comparison))
     console.print(f"Results, table and pictures are in {out}")
@@ -188,7 +192,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
     grid = grid_points(options.overrides)
     # What can be found wrong without torch is found before it is loaded.
-    recipes = read_points(options.recipe, grid, options.seeds)
+    recipes = read_points(options.recipe, grid)
     console = _console()
     keys = "-".join(key.rpartition(".")[2] for key in grid[0].values)
     out = options.out or _default_out(options, f"-sweep-{keys}")
@@ -202,7 +206,7 @@ def _sweep(options: argparse.Namespace) -> None:
         from mixplug.lab.pages.tables import sweep_listing
         from mixplug.lab.studies.sweep import sweep
 
-        finished = sweep(options.recipe, options.overrides, out, options.seeds, console.print, progress)
+        finished = sweep(options.recipe, options.overrides, out, console.print, progress)
     _print_table(console, sweep_listing(finished))
     console.print(f"Results, table and pictures are in {out}, those of each point in a folder of its own")
 
@@ -402,10 +406,9 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> Any:
-    from mixplug.lab.recipes.arguments import settled
     from mixplug.lab.recipes.schema import load_recipe
 
-    return load_recipe(options.recipe, settled(options.recipe, options.overrides, getattr(options, "seeds", None)))
+    return load_recipe(options.recipe, options.overrides)
 
 
 def _default_out(options: argparse.Namespace, suffix: str = "") -> Path:

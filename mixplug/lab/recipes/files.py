@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from mixplug.checks import did_you_mean
-from mixplug.lab.recipes.overrides import expand
+from mixplug.lab.recipes.overrides import APPLIED_LAST, expand
 
 ONE_NAME = ("optimizer", "scheduler")
 """Keys that hold one name with its settings: what a recipe gives takes the place of what it extends."""
 
-OWN = ("description", "paper")
+OWN = ("description", "expect")
 """Keys that say what a recipe itself is: not taken over from the one that it extends."""
 
 
@@ -105,23 +105,37 @@ def describe(path: Path) -> str:
     return str(read(path).get("description", ""))
 
 
-def override(raw: DictConfig, change: str) -> None:
-    """Apply ``key=value`` of the command line.
+def apply_overrides(raw: DictConfig, overrides: Iterable[str]) -> None:
+    """Apply each ``key=value`` of the command line; their order makes no difference.
 
     Raises:
-        RecipeError: it has another form, or cannot be applied.
+        RecipeError: one has another form, cannot be applied, or sets what another one sets.
     """
-    key, equals, value = change.partition("=")
+    setters: dict[str, str] = {}
+    last = {key: rank for rank, key in enumerate(APPLIED_LAST, start=1)}
+    for override in sorted(overrides, key=lambda text: last.get(text.partition("=")[0], 0)):
+        for path in _apply(raw, override):
+            dotted = re.sub(r"\[([^\]]*)\]", r".\1", path)
+            if dotted in setters:
+                raise RecipeError(f"{setters[dotted]!r} and {override!r} both set {dotted}; give one of them")
+            setters[dotted] = override
+
+
+def _apply(raw: DictConfig, override: str) -> list[str]:
+    """Apply one ``key=value``; return the full paths of what it set."""
+    key, equals, value = override.partition("=")
     if not equals or not key:
-        raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {change!r}")
+        raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {override!r}")
     try:
         parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
-        for path, item in expand(raw, key, parsed).items():
+        changes = expand(raw, key, parsed)
+        for path, item in changes.items():
             _refuse_unknown_place(raw, path, item)
             OmegaConf.update(raw, path, item, merge=False, force_add=True)
         _drop_nulls(raw)
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
-        raise RecipeError(f"the override {change!r} cannot be applied: {first_line(error)}") from error
+        raise RecipeError(f"the override {override!r} cannot be applied: {first_line(error)}") from error
+    return list(changes)
 
 
 def resolved(raw: DictConfig) -> dict[str, Any]:

@@ -15,8 +15,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mixplug.checks import check_int
-from mixplug.lab.recipes.arguments import settled
 from mixplug.lab.recipes.overrides import SHORT
 from mixplug.lab.recipes.schema import Recipe, RecipeError, load_recipe
 
@@ -92,16 +90,13 @@ def grid_points(arguments: Sequence[str]) -> list[GridPoint]:
     return points
 
 
-def read_points(recipe: str | Path, grid: Sequence[GridPoint], seeds: int | None = None) -> list[Recipe]:
+def read_points(recipe: str | Path, grid: Sequence[GridPoint]) -> list[Recipe]:
     """The recipe at each point.
 
     Raises:
         ValueError: the recipe is wrong at one of them, or has other methods at one than at another.
     """
-    if seeds is not None:
-        check_int("--seeds", seeds, 1)
-    more = [f"seeds={seeds}"] if seeds else []
-    recipes = [load_recipe(recipe, [*settled(recipe, point.overrides, seeds), *more]) for point in grid]
+    recipes = [load_recipe(recipe, point.overrides) for point in grid]
     labels = [{key: method.label for key, method in one.methods.items()} for one in recipes]
     if any(one != labels[0] for one in labels):
         raise RecipeError("a sweep compares the same methods at each point; sweep their settings, not the methods")

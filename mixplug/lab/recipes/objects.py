@@ -9,88 +9,50 @@ from typing import Any
 from mixplug.checks import check_choice, did_you_mean
 
 
-def algorithms_by_name() -> dict[str, Any]:
-    """Names that stand for an algorithm: mixplug's own, then Composer's."""
+def public_classes() -> dict[str, type]:
+    """Classes that a name may stand for: torch's optimizers, what Composer has, and every public name of mixplug."""
     import composer.algorithms
-    from composer.core import Algorithm
-
-    import mixplug.algorithms
-
-    found = {}
-    for module in (composer.algorithms, mixplug.algorithms):
-        for name in dir(module):
-            value = getattr(module, name)
-            if inspect.isclass(value) and issubclass(value, Algorithm):
-                found[name] = value
-    return found
-
-
-def schedulers_by_name() -> dict[str, Any]:
-    """Names that stand for a learning-rate schedule: mixplug's own and Composer's."""
-    import composer.optim
-
-    from mixplug.algorithms.phase_scheduler import PhaseScheduler
-
-    base = composer.optim.ComposerScheduler
-    names = {n: getattr(composer.optim, n) for n in dir(composer.optim)}
-    found = {n: v for n, v in names.items() if inspect.isclass(v) and base in v.__mro__[1:]}
-    return {**found, "PhaseScheduler": PhaseScheduler}
-
-
-def optimizers_by_name() -> dict[str, Any]:
-    """Names that stand for an optimizer: torch's and Composer's."""
     import composer.optim
     import torch
 
-    found = {}
-    for module in (torch.optim, composer.optim):
-        for name in dir(module):
-            value = getattr(module, name)
-            if (
-                inspect.isclass(value)
-                and issubclass(value, torch.optim.Optimizer)
-                and value is not torch.optim.Optimizer
-            ):
-                found[name] = value
-    return found
+    import mixplug
+
+    modules: tuple[Any, ...] = (torch.optim, composer.optim, composer.algorithms)
+    named = [(name, getattr(module, name)) for module in modules for name in dir(module)]
+    named += [(name, getattr(mixplug, name)) for name in mixplug.__all__]
+    return {name: value for name, value in named if inspect.isclass(value) and not inspect.isabstract(value)}
 
 
-def objectives_by_name() -> dict[str, Any]:
-    """Names that stand for a self-supervised objective."""
-    import mixplug.objectives
-
-    kinds = (getattr(mixplug.objectives, name) for name in mixplug.objectives.__all__)
-    return {k.__name__: k for k in kinds if issubclass(k, mixplug.objectives.Objective) and not inspect.isabstract(k)}
-
-
-def _values_by_name() -> dict[str, Any]:
-    """Names that may stand inside of an object's arguments."""
-    from mixplug.schedules.shapes import Ramp
-    from mixplug.views.views import ViewRecipe, Views
-
-    views = {"Views": Views, "ViewRecipe": ViewRecipe}
-    return {**objectives_by_name(), "Ramp": Ramp, **views, **schedulers_by_name()}
-
-
-def build(spec: Any, names: Mapping[str, Any], where: str, **extra: Any) -> Any:
-    """Make the object that ``spec`` describes.
+def build(spec: Any, kind: type, where: str, **offers: Any) -> Any:
+    """Make the object that ``spec`` describes, and those that it holds.
 
     Args:
         spec: ``{Name: {argument: value}}``, or just ``Name``. Values may be such descriptions themselves (of
-            objectives, ramps and schedules).
-        names: What ``Name`` may be.
+            objectives, views and schedules).
+        kind: What ``Name`` must be a subclass of.
         where: The recipe's key, for messages.
-        extra: Further arguments; those of the recipe win.
+        offers: What the recipe's objects may need of the run, by name: each constructor takes those it has parameters
+            for, unless the recipe gives others. The ``normalisation`` (mean and std) reaches everything that has a
+            method ``normalised_by``, views that were made from their name alone too.
 
     Raises:
         TypeError: ``spec`` has another form, or lacks an argument.
         ValueError: an unknown name or argument; the message names the nearest valid one.
     """
+    found = public_classes()
+    return _build(spec, {n: v for n, v in found.items() if issubclass(v, kind) and v is not kind}, where, offers)
+
+
+def _build(spec: Any, names: Mapping[str, type], where: str, offers: Mapping[str, Any]) -> Any:
     name, arguments = take_apart(spec, where)
     check_choice(where, name, names)
-    return _call(
-        names[name], {**extra, **{k: _value(v, f"{where}.{name}.{k}") for k, v in arguments.items()}}, f"{where}.{name}"
-    )
+    where = f"{where}.{name}"
+    made = _call(names[name], {k: _value(v, f"{where}.{k}", offers) for k, v in arguments.items()}, where, offers)
+    if offers.get("normalisation") is not None:
+        for part in made.modules() if hasattr(made, "modules") else ():
+            if hasattr(part, "normalised_by"):
+                part.normalised_by(*offers["normalisation"])
+    return made
 
 
 def take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
@@ -112,21 +74,21 @@ def take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
     )
 
 
-def _value(value: Any, where: str) -> Any:
+def _value(value: Any, where: str, offers: Mapping[str, Any]) -> Any:
     """``value`` with descriptions inside of it made into objects."""
     if isinstance(value, Mapping) and len(value) == 1:
         name, inner = next(iter(value.items()))
-        names = _values_by_name()
-        if name in names:
-            return build(value, names, where)
-        if isinstance(name, str) and name[:1].isupper() and isinstance(inner, (Mapping, type(None))):
-            check_choice(where, name, names)
+        known, described = public_classes(), isinstance(inner, (Mapping, type(None)))
+        if name in known or (described and isinstance(name, str) and name[:1].isupper()):
+            return _build(value, known, where, offers)
     if isinstance(value, Mapping):
-        return {k: _value(v, f"{where}.{k}") for k, v in value.items()}
+        return {k: _value(v, f"{where}.{k}", offers) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_value(v, f"{where}.{i}", offers) for i, v in enumerate(value)]
     return value
 
 
-def _call(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
+def _call(target: Any, arguments: Mapping[str, Any], where: str, offers: Mapping[str, Any]) -> Any:
     parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for argument in arguments:
@@ -134,6 +96,7 @@ def _call(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
             raise ValueError(
                 f"{where} has no argument {argument!r}{did_you_mean(argument, parameters)}; it has {list(parameters)}"
             )
+    arguments = {**{name: value for name, value in offers.items() if name in parameters}, **arguments}
     missing = [
         n
         for n, p in parameters.items()

@@ -4,7 +4,7 @@ They stand for full key paths of a recipe:
 
 - ``epochs=50``: ``ssl_duration=50ep`` and ``sl_duration=50ep``. An algorithm with durations of its own keeps them.
 - ``fraction=0.1``: ``data.fraction=0.1``.
-- ``alpha=0.1``: that argument of every MixTraining and JointLoss. A Ramp stays: with it the method is another one.
+- ``alpha=0.1``: that argument of every MixTraining and JointLoss. A schedule stays: with it the method is another one.
 - ``rho=0.25``: that argument of every MixTraining and PhaseSwitch.
 - ``methods=[sl,mix_input]``: null for every other method.
 
@@ -21,8 +21,10 @@ from mixplug.checks import check_choice, check_int
 SHORT = ("epochs", "fraction", "alpha", "rho")
 """The short keys that are no keys of a recipe."""
 
+APPLIED_LAST = ("alpha", "rho")
+"""Short keys that depend on the methods as written: alpha first, which a rho of 0 would leave nowhere to go."""
+
 _HAVE = {"alpha": ("MixTraining", "JointLoss"), "rho": ("MixTraining", "PhaseSwitch")}
-_DEFAULTS = {"alpha": 0.5, "rho": 0.5}
 
 
 def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
@@ -57,21 +59,10 @@ def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
     if not changes:
         raise ValueError(
             f"no method has a {' or '.join(_HAVE[key])} whose rho is not 0"
-            f"{' and whose alpha is not a Ramp' if key == 'alpha' else ''}; "
+            f"{' and whose alpha is not a schedule' if key == 'alpha' else ''}; "
             f"name the full key, such as methods.KEY.algorithms.0.MixTraining.{key}"
         )
     return changes
-
-
-def argument_of(recipe: Mapping[str, Any], method: str, key: str) -> float | None:
-    """The ``alpha`` or ``rho`` that a method is written with, None if it has none or one that is no number."""
-    own = recipe["methods"][method]["algorithms"]
-    for specs in (own, recipe["algorithms"]):
-        for _, name, arguments in _parts(specs, ""):
-            if name in _HAVE[key]:
-                value = arguments.get(key, _DEFAULTS[key])
-                return float(value) if isinstance(value, int | float) else None
-    return None
 
 
 def _carriers(recipe: Mapping[Any, Any], key: str) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
@@ -84,10 +75,8 @@ def _carriers(recipe: Mapping[Any, Any], key: str) -> Iterator[tuple[str, str, M
         # In brackets: a method's key may have dots.
         lists.append(list(_parts(own, f"methods[{method}].algorithms")))
     for parts in lists:
-        rhos = [
-            arguments.get("rho", _DEFAULTS["rho"]) for _, name, arguments in (*parts, *shared) if name in _HAVE["rho"]
-        ]
-        if 0 not in rhos:
+        # Without a rho there is the default, which is not 0.
+        if 0 not in [arguments.get("rho") for _, name, arguments in (*parts, *shared) if name in _HAVE["rho"]]:
             yield from (part for part in parts if part[1] in _HAVE[key])
 
 

@@ -14,56 +14,22 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mixplug.checks import check_choice, check_int, did_you_mean
-from mixplug.lab.papers.figures import SETTINGS
-from mixplug.lab.recipes.files import RecipeError, first_line, locate, override, read, resolved
+from mixplug.checks import check_choice, check_int, check_real, did_you_mean
+from mixplug.data.options import ImageOptions, LabelledOptions
+from mixplug.lab.recipes.files import RecipeError, apply_overrides, first_line, locate, read, resolved
+from mixplug.lab.recipes.overrides import SHORT
 
 
 @dataclass
-class ImagesConfig:
-    """Which images, and how they are augmented; see :func:`mixplug.data.datasets.load_dataset`.
-
-    Attributes:
-        dataset: digits, cifar10, cifar100, svhn, fashion_mnist, image_folder or noise (to measure costs on).
-        root: Folder that holds the data, relative to where the command is run.
-        download: Have torchvision fetch data that is missing.
-        train: For an image_folder, the name of its training tree.
-        image_size: Height and width to bring images to; null for their own.
-        fraction: Share of the training images to keep, in (0, 1]; each seed draws its own.
-        sampling: How it is drawn: uniform (the paper's) or stratified.
-        mean: What to subtract from images in [0, 1], a number for each channel; null for the stated statistics.
-        std: What to divide them by then.
-        crop_padding: Pixels of black around a training image, out of which a random window is cut; 0 for none.
-        flip: Mirror each training image with probability 1/2.
-        in_memory: For an image_folder, whether to keep its images in memory; null where they take less than 4 GiB.
-    """
-
-    dataset: str = "digits"
-    root: str = "data"
-    download: bool = False
-    train: str = "train"
-    image_size: Optional[int] = None  # noqa: UP045  (OmegaConf reads this type)
-    fraction: float = 1.0
-    sampling: str = "uniform"
-    mean: Optional[list[float]] = None  # noqa: UP045
-    std: Optional[list[float]] = None  # noqa: UP045
-    crop_padding: int = 0
-    flip: bool = False
-    in_memory: Optional[bool] = None  # noqa: UP045
-
-
-@dataclass
-class DataConfig(ImagesConfig):
+class DataConfig(LabelledOptions):
     """The labelled data.
 
     Attributes:
-        test: For an image_folder, the name of its test tree; empty for the first of test, val and valid.
         batch_size: Images of a training step (of each task, where there are several), labelled or not.
         eval_batch_size: Images of an evaluation step.
         workers: Processes that read images which are not kept in memory.
     """
 
-    test: str = ""
     batch_size: int = 64
     eval_batch_size: int = 512
     workers: int = 0
@@ -104,13 +70,32 @@ class MethodConfig:
 
 
 @dataclass
+class ExpectConfig:
+    """Accuracies that somebody reports of a recipe's methods, to be shown beside ours.
+
+    Attributes:
+        source: Where they are from and under what conditions, such as 'Li et al., Table 1, ViT-T, 100+100 epochs'.
+        accuracy: On the test images in percent, in [0, 100], by the method's key; of several tasks the average.
+    """
+
+    source: str = ""
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise RecipeError("expect.source is empty; say where the figures are from, such as 'Li et al., Table 1'")
+        for method, accuracy in self.accuracy.items():
+            check_real(f"expect.accuracy.{method}", accuracy, 0, 100)
+
+
+@dataclass
 class Recipe:
     """A whole experiment.
 
     Attributes:
         description: What it shows, in a line.
-        ssl_duration: Self-supervised learning in all, such as '100ep'.
-        sl_duration: Supervised learning in all.
+        ssl_duration: Self-supervised learning in all, such as '100ep'; '0ep' for supervised learning alone.
+        sl_duration: Supervised learning in all; '0ep' for self-supervised learning alone.
         seeds: How often each method is run.
         first_seed: The first seed; the others follow.
         data: The labelled data.
@@ -127,8 +112,7 @@ class Recipe:
         compile: Backend that torch.compile compiles the model with, such as inductor; empty for eager.
         device: Composer's device: cpu, gpu or mps; empty for what there is.
         pictures: How many test images to reconstruct, 0 for none.
-        paper: Which of the paper's settings it reproduces (see :data:`mixplug.lab.papers.figures.SETTINGS`), so that
-            tables show the paper's figures beside ours; empty for none.
+        expect: What others report of these methods, to be shown in the comparison's table; null for nothing.
     """
 
     description: str = ""
@@ -137,7 +121,7 @@ class Recipe:
     seeds: int = 3
     first_seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
-    ssl_data: Optional[ImagesConfig] = None  # noqa: UP045
+    ssl_data: Optional[ImageOptions] = None  # noqa: UP045
     tasks: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: dict[str, Any] = field(default_factory=lambda: {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}})
@@ -149,7 +133,7 @@ class Recipe:
     compile: str = ""
     device: str = ""
     pictures: int = 6
-    paper: str = ""
+    expect: Optional[ExpectConfig] = None  # noqa: UP045
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -166,12 +150,9 @@ class Recipe:
             check_int(name, value, 0)
         if self.first_seed + self.seeds > 2**32:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
-        if self.paper:
-            check_choice("paper", self.paper, SETTINGS)
         if len(self.tasks) == 1:
             raise RecipeError(f"tasks: one task, {next(iter(self.tasks))!r}, is what `data` is for; name two or more")
-        shared = ("batch_size", "eval_batch_size", "workers")
-        own = {key for key in typing.get_type_hints(DataConfig) if key not in shared}
+        shared, own = DataConfig.__annotations__, typing.get_type_hints(LabelledOptions)
         for name, task in self.tasks.items():
             if not isinstance(task, dict):
                 raise RecipeError(f"tasks.{name} must map settings of `data` to values, got {task!r}")
@@ -220,24 +201,26 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Beside the keys of :class:`Recipe`, a file may have ``extends``, the recipe over which its own keys are laid, method
     by method and key by key: a file, looked for beside it first, or a shipped recipe's name. ``optimizer`` and
     ``scheduler`` (also of a method), each of ``vars`` and a ``model`` of another name are replaced as a whole,
-    ``description`` and ``paper`` are not taken over, and a method or task that is null is left out. And it may have
+    ``description`` and ``expect`` are not taken over, and a method or task that is null is left out. And it may have
     ``vars``, values to be used elsewhere as ``${vars.NAME}``.
 
     Args:
         recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).
         overrides: ``key=value`` with the key's full path, such as ``data.fraction=0.5`` or
             ``methods.mix.algorithms.0.MixTraining.rho=0.25``, or a short one of
-            :mod:`mixplug.lab.recipes.overrides`, such as ``rho=0.25``; values are YAML.
+            :mod:`mixplug.lab.recipes.overrides`, such as ``rho=0.25``; values are YAML. In any order.
 
     Raises:
         FileNotFoundError: there is no such file or shipped recipe.
-        RecipeError: it is not YAML, or has an unknown or mistyped key; the message names the nearest valid one.
+        RecipeError: it is not YAML, has an unknown or mistyped key (the message names the nearest valid one), or two
+            overrides set the same.
     """
-    path = locate(recipe)
+    path, overrides = locate(recipe), list(overrides)
+    _refuse_misspelt(override.partition("=")[0] for override in overrides)
     try:
         raw = read(path)
-        for change in overrides:
-            override(raw, change)
+        written = set(raw.get("methods") or {})
+        apply_overrides(raw, overrides)
         given = resolved(raw)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {first_line(error)}") from error
@@ -246,16 +229,27 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         defaults = OmegaConf.structured(Recipe)
         if "optimizer" in given:
             defaults.optimizer = {}  # another optimizer takes the default's place, not a place beside it
-        merged = OmegaConf.merge(defaults, OmegaConf.create(given))
-        return typing.cast(Recipe, OmegaConf.to_object(merged))
+        made = typing.cast(Recipe, OmegaConf.to_object(OmegaConf.merge(defaults, OmegaConf.create(given))))
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise RecipeError(f"{path}: {key}{first_line(error)}") from error
+    for method in made.expect.accuracy if made.expect else ():
+        # A method that the command line leaves out may still have its figure.
+        check_choice("expect.accuracy: the method", method, [*made.methods, *sorted(written - {*made.methods})])
+    return made
 
 
 def to_plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as dicts, lists and primitives."""
     return dataclasses.asdict(recipe)
+
+
+def _refuse_misspelt(keys: Iterable[str]) -> None:
+    """Raise for a key of the command line that is neither a recipe's nor a short one, and may be meant as either."""
+    known = [*typing.get_type_hints(Recipe), "vars", *SHORT]
+    for key in keys:
+        if key.isidentifier() and key not in known:
+            raise RecipeError(f"unknown key {key!r}{did_you_mean(key, known)}; valid here: {sorted(known)}")
 
 
 def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:

@@ -17,18 +17,18 @@ from composer.optim import ComposerScheduler
 from composer.utils import get_device
 from torchmetrics import MetricCollection
 
-from mixplug.algorithms import FusedBackbonePass, MixTraining, MixupSSLData, PhaseSwitch
+from mixplug.algorithms import FusedBackbonePass, PhaseSwitch
 from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
 from mixplug.algorithms.phase_scheduler import PhaseScheduler
 from mixplug.algorithms.trainer.contract import find, find_in
 from mixplug.backbones import backbone_of
 from mixplug.backbones.stems import small_image_stem
 from mixplug.checks import check_choice
-from mixplug.lab.recipes.objects import algorithms_by_name, build, optimizers_by_name, schedulers_by_name, take_apart
+from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.inputs import Inputs, make_inputs
 from mixplug.lab.runs.results import RunResult
-from mixplug.objectives import MAE, Reconstruction, TwoView
+from mixplug.objectives import MAE, Reconstruction
 from mixplug.schedules.phases import Phase, PhasePlan
 
 Progress = Callable[[int, int, str], None]
@@ -70,7 +70,7 @@ class Experiment:
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
         self.algorithms = _make_algorithms(recipe, method, self.inputs)
-        self.plan, self.max_duration = _duration_of(recipe, self.algorithms)
+        self.plan, self.max_duration = _duration_of(recipe, method, self.algorithms)
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
         self.trainer = Trainer(
@@ -218,26 +218,21 @@ def make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
 
 
 def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algorithm]:
-    names = algorithms_by_name()
-    durations = {"ssl_duration": recipe.ssl_duration, "sl_duration": recipe.sl_duration}
-    other_data = {} if inputs.ssl is None else {"ssl_dataloader": inputs.ssl}
-    extra: dict[Any, dict[str, Any]] = {
-        MixTraining: {**durations, **other_data},
-        PhaseSwitch: durations,
-        MixupSSLData: other_data,
+    offers = {
+        "ssl_duration": recipe.ssl_duration,
+        "sl_duration": recipe.sl_duration,
+        "ssl_dataloader": inputs.ssl,
+        "normalisation": inputs.normalisation,
+        "tasks": inputs.tasks,
     }
-    made = []
-    for where, specs in (
-        (f"methods.{method}.algorithms", recipe.methods[method].algorithms),
-        ("algorithms", recipe.algorithms),
-    ):
-        for index, spec in enumerate(specs):
-            name, _ = take_apart(spec, f"{where}.{index}")
-            made.append(build(spec, names, f"{where}.{index}", **extra.get(names.get(name), {})))
-    fused = find_in(made, FusedBackbonePass)
-    if fused is not None and isinstance(fused.objective, TwoView) and inputs.normalisation is not None:
-        fused.objective.views.normalised_by(*inputs.normalisation)
-    return made
+    return [
+        build(spec, Algorithm, f"{where}.{index}", **offers)
+        for where, specs in (
+            (f"methods.{method}.algorithms", recipe.methods[method].algorithms),
+            ("algorithms", recipe.algorithms),
+        )
+        for index, spec in enumerate(specs)
+    ]
 
 
 def make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -249,7 +244,8 @@ def make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch
     """
     own = recipe.methods[method].optimizer
     where = "optimizer" if own is None else f"methods.{method}.optimizer"
-    return build(recipe.optimizer if own is None else own, optimizers_by_name(), where, params=model.parameters())
+    spec = recipe.optimizer if own is None else own
+    return build(spec, torch.optim.Optimizer, where, params=model.parameters())
 
 
 def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -> ComposerScheduler | None:
@@ -257,19 +253,23 @@ def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]
     spec, where = (recipe.scheduler, "scheduler") if own is None else (own, f"methods.{method}.scheduler")
     if spec is None:
         return None
-    scheduler = build(spec, schedulers_by_name(), where)
+    scheduler = build(spec, ComposerScheduler, where)
     if isinstance(scheduler, PhaseScheduler) and find_in(algorithms, PhaseSwitch) is None:
         return scheduler.alone(Phase.SL)
     return scheduler
 
 
-def _duration_of(recipe: Recipe, algorithms: Sequence[Algorithm]) -> tuple[PhasePlan | None, Time]:
+def _duration_of(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -> tuple[PhasePlan | None, Time]:
     """The plan of a run, if it has phases, and how long it is."""
     switch = find_in(algorithms, PhaseSwitch)
     if switch is None:
-        switch = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration)  # checks both
-        assert switch.sl_duration is not None
-        return None, switch.sl_duration
+        length = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration).sl_duration  # checks both
+        if length is None or not length.value:
+            raise ValueError(
+                f"methods.{method} has no phases and trains for sl_duration, which must be at least 1, got "
+                f"{recipe.sl_duration!r}; set it, or leave the method out with methods.{method}=null"
+            )
+        return None, length
     if switch.ssl_duration is None or switch.sl_duration is None:
         raise ValueError("ssl_duration and sl_duration must not be null: leave them out for the recipe's own")
     plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
@@ -286,7 +286,7 @@ def _history(log: InMemoryLogger, unit: TimeUnit, batches: int, metric: str) -> 
             points.setdefault(timestamp.get(unit).value + 1, []).append(float(value))
         kept = {t: [v for v in values if v == v] for t, values in points.items()}  # NaN: no such term here
         history[name] = [[t, sum(values) / len(values)] for t, values in sorted(kept.items()) if values]
-    if not history["sl"]:  # a run without phases logs one loss
+    if not history["sl"] and not history["ssl"]:  # a run without phases logs one loss
         history["sl"] = history["total"]
     history["accuracy"] = []
     for timestamp, value in log.data.get(f"metrics/eval/{metric}", []):

@@ -22,7 +22,7 @@ def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     """All that a run depends on beside its seed, as JSON gives it back."""
     plain = to_plain(recipe)
     own = {key: value for key, value in plain["methods"][method].items() if key != "label" and value is not None}
-    for key in ("description", "seeds", "first_seed", "methods", "paper"):
+    for key in ("description", "seeds", "first_seed", "methods", "expect"):
         plain.pop(key)
     return json.loads(json.dumps({**plain, "method": own}))
 

@@ -13,19 +13,15 @@ STARTED = "started.json"
 """What a folder of results holds as long as it is unfinished: what is to be run there."""
 
 
-def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = (), seeds: int | None = None) -> str:
+def command_line(command: str, recipe: str | Path, overrides: Sequence[str] = ()) -> str:
     """``mixplug COMMAND RECIPE ...`` without the folder of the results, the recipe by a name free of this machine's.
 
     Args:
         command: 'compare' or 'sweep'.
         recipe: A recipe's file or name.
         overrides: What follows it.
-        seeds: What ``--seeds`` was, None for nothing.
     """
-    words = ["mixplug", command, _name(Path(recipe)), *overrides]
-    if seeds is not None:
-        words += ["--seeds", str(seeds)]
-    return shlex.join(words)
+    return shlex.join(["mixplug", command, _name(Path(recipe)), *overrides])
 
 
 def bench_command(

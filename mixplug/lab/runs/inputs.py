@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import Any
 
 import torch
 
-from mixplug.data.datasets import DataSplit, UnlabelledImages, load_dataset, load_unlabelled
+from mixplug.data.datasets import UnlabelledImages, load_dataset, load_unlabelled
 from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
-from mixplug.lab.recipes.schema import DataConfig, ImagesConfig, Recipe
+from mixplug.data.options import ImageOptions
+from mixplug.lab.recipes.schema import DataConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,13 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         ValueError: a setting is out of range, or data sets do not go together.
         FileNotFoundError: data is not there.
     """
-    configs = recipe.task_data() or {"": recipe.data}
-    splits: dict[str, DataSplit] = {}
-    train, evaluation, summary = {}, {}, {}
-    for name, config in configs.items():
-        key = f"tasks.{name}" if name else "data"
+    how = {"device": device, "workers": recipe.data.workers}
+    splits, train, evaluation, summary = {}, {}, {}, {}
+    for name, (key, config) in _sections(recipe).items():
         with _naming(key):
-            split = _load(config, seed, key)
-            train[name] = split.train_loader(recipe.data.batch_size, **_pipeline(recipe, config, seed, device))
-            evaluation[name] = split.eval_loader(
-                recipe.data.eval_batch_size, device=device, workers=recipe.data.workers
-            )
-        splits[name] = split
+            splits[name] = split = load_dataset(config, seed=seed, key=key)
+            train[name] = split.train_loader(recipe.data.batch_size, seed=seed, **how)
+            evaluation[name] = split.eval_loader(recipe.data.eval_batch_size, **how)
         summary[key] = {
             "training_images": len(split.train),
             "test_images": len(split.test),
@@ -85,7 +80,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
     if recipe.ssl_data is not None:
         with _naming("ssl_data"):
             other = _load_ssl(recipe.ssl_data, first.shape, seed)
-            ssl = other.loader(recipe.data.batch_size, **_pipeline(recipe, recipe.ssl_data, seed, device))
+            ssl = other.loader(recipe.data.batch_size, seed=seed, **how)
         normalisations = {(tuple(other.mean), tuple(other.std))}
         summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
     return Inputs(
@@ -115,19 +110,19 @@ def probe_loaders(recipe: Recipe, seed: int, device: torch.device) -> dict[str, 
         ValueError: as of :func:`make_inputs`.
         FileNotFoundError: data is not there.
     """
-    loaders = {}
-    for name, config in (recipe.task_data() or {"": recipe.data}).items():
-        key = f"tasks.{name}" if name else "data"
+    loaders, how = {}, {"device": device, "workers": recipe.data.workers}
+    for name, (key, config) in _sections(recipe).items():
         with _naming(key):
-            split = _load(config, seed, key)
-            batch_size, options = recipe.data.eval_batch_size, {"device": device, "workers": recipe.data.workers}
-            train = split.train_loader(batch_size, shuffle=False, **options)
-            loaders[name] = (train, split.eval_loader(batch_size, **options))
+            split, batch_size = load_dataset(config, seed=seed, key=key), recipe.data.eval_batch_size
+            train = split.train_loader(batch_size, shuffle=False, crop_padding=0, flip=False, **how)
+            loaders[name] = (train, split.eval_loader(batch_size, **how))
     return loaders
 
 
-def _load(config: DataConfig, seed: int, key: str) -> DataSplit:
-    return load_dataset(config.dataset, config.fraction, seed, **_options(config), test=config.test, key=key)
+def _sections(recipe: Recipe) -> dict[str, tuple[str, DataConfig]]:
+    """By task, one nameless one where there is one: its section of the recipe, and what that says."""
+    tasks = {name: (f"tasks.{name}", config) for name, config in recipe.task_data().items()}
+    return tasks or {"": ("data", recipe.data)}
 
 
 @contextmanager
@@ -142,33 +137,13 @@ def _naming(key: str) -> Iterator[None]:
         raise kind(f"{key}: {error}") from error
 
 
-def _load_ssl(config: ImagesConfig, labelled: tuple[int, int, int], seed: int) -> UnlabelledImages:
+def _load_ssl(options: ImageOptions, labelled: tuple[int, int, int], seed: int) -> UnlabelledImages:
     _, height, width = labelled
-    if config.image_size is None and height == width:
-        config = dataclasses.replace(config, image_size=height)
-    other = load_unlabelled(config.dataset, config.fraction, seed, **_options(config))
+    size = height if options.image_size is None and height == width else options.image_size
+    other = load_unlabelled(options, seed=seed, image_size=size)
     if other.shape != labelled:
         raise ValueError(
             f"ssl_data: its images are {other.shape}, the labelled ones {labelled} (channels, height, width); "
             f"set ssl_data.image_size, and use images of as many channels"
         )
     return other
-
-
-def _options(config: ImagesConfig) -> dict[str, Any]:
-    """Of how to load images, what all sections of a recipe have."""
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(ImagesConfig)
-        if field.name not in ("dataset", "fraction", "crop_padding", "flip")
-    }
-
-
-def _pipeline(recipe: Recipe, config: ImagesConfig, seed: int, device: torch.device) -> dict[str, Any]:
-    return {
-        "crop_padding": config.crop_padding,
-        "flip": config.flip,
-        "seed": seed,
-        "device": device,
-        "workers": recipe.data.workers,
-    }

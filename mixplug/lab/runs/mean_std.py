@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanStd:
     """Mean and sample standard deviation over seeds; the latter is None for one seed."""
 
     mean: float
     deviation: float | None
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of ``values``."""
+    def of(cls, values: Iterable[float]) -> MeanStd:
+        """Of ``values``, at least one."""
         values = list(values)
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mixplug.lab.recipes.overrides import argument_of
-from mixplug.lab.recipes.schema import Recipe, to_plain
-from mixplug.lab.runs.mean_std import Spread
+from mixplug.lab.recipes.schema import Recipe
+from mixplug.lab.runs.mean_std import MeanStd
 from mixplug.objectives import Reconstruction
 
 
@@ -62,10 +61,10 @@ class Row:
 
     method: str
     label: str
-    accuracy: Spread
-    tasks: dict[str, Spread]
-    seconds: Spread
-    speedup: Spread | None
+    accuracy: MeanStd
+    tasks: dict[str, MeanStd]
+    seconds: MeanStd
+    speedup: MeanStd | None
     lengths: dict[str, int]
     unit: str
     is_baseline: bool
@@ -105,33 +104,17 @@ class Comparison:
             (m for m in self.recipe.methods if (r := self.of(m)[0]).rho == 0 and r.objective == objective), None
         )
 
-    def parameters(self, method: str) -> dict[str, float | None]:
-        """What the paper's studies vary , as the runs of a method had it.
-
-        None is what cannot be compared: epochs that differ between SSL and SL, an alpha that is a ramp, and alpha and
-        rho of a method without.
-        """
-        run = self.of(method)[0]
-        ssl, mix, sl = (run.lengths.get(phase, 0) for phase in ("ssl", "mix", "sl"))
-        comparable = run.unit == "ep" and (run.rho is None or ssl == sl)
-        return {
-            "fraction": self.recipe.data.fraction,
-            "epochs": float(sl + mix) if comparable else None,
-            "alpha": argument_of(to_plain(self.recipe), method, "alpha"),
-            "rho": run.rho,
-        }
-
     def _row(self, method: str) -> Row:
         runs, baseline = self.of(method), self.baseline_of(method)
         speedup = None
         if baseline is not None:
-            speedup = Spread.of(b.seconds / r.seconds for b, r in zip(self.of(baseline), runs, strict=True))
+            speedup = MeanStd.of(b.seconds / r.seconds for b, r in zip(self.of(baseline), runs, strict=True))
         return Row(
             method,
             self.recipe.methods[method].label,
-            Spread.of(run.accuracy for run in runs),
-            {task: Spread.of(run.task_accuracies[task] for run in runs) for task in runs[0].task_accuracies},
-            Spread.of(run.seconds for run in runs),
+            MeanStd.of(run.accuracy for run in runs),
+            {task: MeanStd.of(run.task_accuracies[task] for run in runs) for task in runs[0].task_accuracies},
+            MeanStd.of(run.seconds for run in runs),
             speedup,
             runs[0].lengths,
             runs[0].unit,

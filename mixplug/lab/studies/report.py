@@ -19,7 +19,7 @@ import yaml
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.recipes.grid import text_of
 from mixplug.lab.runs.folders import STARTED, with_out
-from mixplug.lab.runs.mean_std import Spread
+from mixplug.lab.runs.mean_std import MeanStd
 
 _PICTURES = {
     "accuracy.png": "Accuracy against what was swept",
@@ -176,8 +176,8 @@ def _overview(sections: Iterable[Section]) -> str:
                 _what(section),
                 _escape(_data(section.recipes)),
                 str(section.recipes[0]["seeds"]),
-                f"{Spread(**best['accuracy']).format(2, 100)} ({_escape(name)})",
-                Spread(**best["seconds"]).format(1),
+                f"{MeanStd(**best['accuracy']).format(2, 100)} ({_escape(name)})",
+                MeanStd(**best["seconds"]).format(1),
             )
         )
     return _table(

@@ -29,7 +29,6 @@ def sweep(
     recipe: str | Path,
     arguments: Sequence[str],
     out: Path,
-    seeds: int | None = None,
     announce: Announce = print,
     progress: Progress | None = None,
 ) -> Sweep:
@@ -42,7 +41,6 @@ def sweep(
         arguments: ``key=value`` each; several values with commas between them are swept. See
             :func:`mixplug.lab.recipes.grid.grid_points` and :mod:`mixplug.lab.recipes.overrides`.
         out: A folder, made if missing; runs that are finished there are not run again.
-        seeds: How often each method is run at each point, None for the recipe's.
         announce: Called with a line of text at each finished, found or shared run.
         progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
 
@@ -53,8 +51,8 @@ def sweep(
     """
     check_out(out, "sweep")
     grid = grid_points(arguments)
-    recipes = read_points(recipe, grid, seeds)
-    command = command_line("sweep", recipe, arguments, seeds)
+    recipes = read_points(recipe, grid)
+    command = command_line("sweep", recipe, arguments)
     trained = _found(grid, recipes, out)
     out.mkdir(parents=True, exist_ok=True)
     write(out / STARTED, json.dumps(_expected(grid, recipes, with_out(command, out)), indent=1))
@@ -68,7 +66,7 @@ def sweep(
             folder,
             announce_point,
             named(progress, name),
-            command_line("compare", recipe, point.overrides, seeds),
+            command_line("compare", recipe, point.overrides),
             checked=True,
         )
         for cell in cells_of(settings):

@@ -13,10 +13,10 @@ from torch import Tensor
 from mixplug.checks import check_choice
 from mixplug.data.batches import images_of
 from mixplug.lab.pages import pictures
-from mixplug.lab.recipes.objects import build, objectives_by_name, take_apart
+from mixplug.lab.recipes.objects import build, take_apart
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.inputs import Inputs, make_inputs
-from mixplug.objectives import TwoView
+from mixplug.objectives import Objective, TwoView
 from mixplug.views.views import Views
 
 DRAWS = 3
@@ -86,7 +86,7 @@ def _objective(recipe: Recipe, method: str) -> Any:
             name, arguments = take_apart(spec, f"{where}.{index}")
             if isinstance(arguments.get("objective"), Mapping):
                 place = f"{where}.{index}.{name}.objective"
-                return build(arguments["objective"], objectives_by_name(), place)
+                return build(arguments["objective"], Objective, place)
     return None
 
 

@@ -47,7 +47,7 @@ def test_compare_and_train(capsys, tmp_path):
     [
         ["plan", "--ssl", "100", "--sl", "100", "--rho", "1.5"],
         ["plan", "--ssl", "100", "--sl", "100", "--rho", "nan"],
-        ["plan", "--ssl", "0", "--sl", "100", "--rho", "0.5"],
+        ["plan", "--ssl", "0", "--sl", "0", "--rho", "0.5"],
         ["plan", "--ssl", "-1", "--sl", "100", "--rho", "0.5"],
         ["compare", "nowhere.yaml"],
         ["compare", "digitz"],

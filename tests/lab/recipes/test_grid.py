@@ -7,7 +7,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from mixplug.lab.recipes.grid import grid_points, read_points, text_of
-from mixplug.lab.recipes.schema import RecipeError
 
 TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
 
@@ -91,31 +90,25 @@ def test_what_is_no_sweep(arguments, message):
 
 
 def test_recipes_of_the_points():
-    recipes = read_points(TINY, grid_points(["epochs=1,3", "rho=0.25"]), seeds=5)
+    recipes = read_points(TINY, grid_points(["epochs=1,3", "rho=0.25", "seeds=5"]))
     assert [recipe.ssl_duration for recipe in recipes] == ["1ep", "3ep"]
     assert [recipe.methods["mix"].algorithms for recipe in recipes] == [[{"MixTraining": {"rho": 0.25}}]] * 2
     assert [recipe.seeds for recipe in recipes] == [5, 5]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "seeds", "error", "message"),
+    ("arguments", "message"),
     [
-        (["epochs=1,0"], None, RecipeError, "epochs must be a whole number of at least 1, got 0"),
-        (["epochs=1,2", "sead=3"], None, RecipeError, "did you mean 'seeds'"),
-        (["epochs=1,2"], 0, ValueError, "--seeds must be a whole number of at least 1"),
-        (["methods.mix.label=a,b"], None, RecipeError, "the same methods at each point"),
-        (
-            ["data.fraction=0.1,0.2", "fraction=1"],
-            None,
-            RecipeError,
-            "'data.fraction=0.1' and 'fraction=1' both set data.fraction",
-        ),
-        (["seeds=1,2"], 3, RecipeError, "'--seeds 3' and 'seeds=1' both set seeds; give one of them"),
+        (["epochs=1,0"], "epochs must be a whole number of at least 1, got 0"),
+        (["epochs=1,2", "sead=3"], "did you mean 'seeds'"),
+        (["epochs=1,2", "seeds=0"], "seeds must be a whole number of at least 1"),
+        (["methods.mix.label=a,b"], "the same methods at each point"),
+        (["data.fraction=0.1,0.2", "fraction=1"], "'data.fraction=0.1' and 'fraction=1' both set data.fraction"),
     ],
 )
-def test_what_is_wrong_at_one_point(arguments, seeds, error, message):
-    with pytest.raises(error, match=re.escape(message)):
-        read_points(TINY, grid_points(arguments), seeds)
+def test_what_is_wrong_at_one_point(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_points(TINY, grid_points(arguments))
 
 
 @pytest.mark.parametrize("arguments", [["rho=0,0.5", "alpha=0.1,0.5"], ["alpha=0.1,0.5", "rho=0,0.5"]])

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mixplug.lab.recipes.overrides import argument_of, expand
-from mixplug.lab.recipes.schema import RecipeError, load_recipe, to_plain
+from mixplug.lab.recipes.overrides import expand
+from mixplug.lab.recipes.schema import RecipeError, load_recipe
 
 TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
+RHO = "methods.mix.algorithms.0.MixTraining.rho"
 RAMP = {"Ramp": {"start": 1.0, "stop": 0.0}}
 
 
@@ -89,8 +90,10 @@ def test_algorithms_that_all_methods_share(tmp_path):
         (["epochs=50ep"], "epochs must be a whole number of at least 1, got '50ep'"),
         (["methods={sl: {}}", "alpha=0.1"], "no method has a MixTraining or JointLoss whose rho is not 0"),
         (["methods={sl: {}}", "rho=0.1"], "name the full key, such as methods.KEY.algorithms.0.MixTraining.rho"),
-        (["rho=0", "alpha=0.1"], "'alpha=0.1' cannot be applied: no method has"),
-        (["methods.mix.algorithms=[{MixTraining: {alpha: {Ramp: {start: 1, stop: 0}}}}]", "alpha=0.1"], "not a Ramp"),
+        (
+            ["methods.mix.algorithms=[{MixTraining: {alpha: {Ramp: {start: 1, stop: 0}}}}]", "alpha=0.1"],
+            "not a schedule",
+        ),
         (["methods=[sl]", "alpha=0.1"], "no method has"),
         (["methods={a: {algorithms: 3}, b: 4, c: {algorithms: [3, {a: 1, b: 2}]}}", "alpha=0.1"], "no method has"),
         (["fraction=much"], "data.fraction: Value 'much'"),
@@ -107,8 +110,53 @@ def test_full_keys_go_on_working():
     assert algorithms(recipe)["ssl_sl"] == [{"MixTraining": {"rho": 0.25}}]
 
 
-def test_what_a_method_is_written_with(tmp_path):
-    plain = to_plain(load_recipe(TINY, ["alpha=0.1"]))
-    assert [argument_of(plain, method, "alpha") for method in ("sl", "ssl_sl", "mix")] == [None, 0.5, 0.1]
-    ramp = to_plain(load_recipe(TINY, ["alpha={Ramp: {start: 1.0, stop: 0.0}}"]))
-    assert argument_of(ramp, "mix", "alpha") is None
+@pytest.mark.parametrize(
+    ("arguments", "first", "second", "path"),
+    [
+        (["data.fraction=0.1", "fraction=0.2"], "data.fraction=0.1", "fraction=0.2", "data.fraction"),
+        (["epochs=2", "sl_duration=3ep"], "epochs=2", "sl_duration=3ep", "sl_duration"),
+        (["seeds=2", "seeds=3"], "seeds=2", "seeds=3", "seeds"),
+        (["rho=0.1", f"{RHO}=0.2"], f"{RHO}=0.2", "rho=0.1", RHO),
+        (["methods[mix].algorithms[0].MixTraining.rho=1", f"{RHO}=0"], "methods[mix]", f"{RHO}=0", RHO),
+        (["alpha=0.1", "alpha=0.2"], "alpha=0.1", "alpha=0.2", RHO.replace("rho", "alpha")),
+    ],
+)
+def test_two_that_set_the_same_are_refused(arguments, first, second, path):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TINY, arguments)
+    message = str(caught.value)
+    assert message.startswith(f"'{first}")
+    assert f"{second!r} both set {path}; give one of them" in message
+
+
+def test_and_so_are_two_that_are_the_same():
+    with pytest.raises(RecipeError, match="'epochs=2' and 'epochs=2' both set ssl_duration"):
+        load_recipe(TINY, ["epochs=2", "epochs=2"])
+
+
+def test_what_is_next_to_each_other_is_not_the_same():
+    arguments = [f"{RHO}=0.25", "alpha=0.1", "epochs=3", "methods.ssl_sl.algorithms.0.MixTraining.alpha=0.3"]
+    recipe = load_recipe(TINY, arguments)
+    assert recipe.methods["mix"].algorithms == [{"MixTraining": {"rho": 0.25, "alpha": 0.1}}]
+    assert recipe.methods["ssl_sl"].algorithms == [{"MixTraining": {"rho": 0, "alpha": 0.3}}]
+
+
+@pytest.mark.parametrize("arguments", [["rho=0", "alpha=0.1"], ["alpha=0.1", "rho=0"]])
+def test_any_order_gives_the_same(arguments):
+    recipe = load_recipe(TINY, arguments)
+    assert recipe.methods["mix"].algorithms == [{"MixTraining": {"rho": 0, "alpha": 0.1}}]
+
+
+def test_methods_that_are_given_come_before_what_is_to_be_written_into_them():
+    arguments = ["rho=0.25", "methods={a: {algorithms: [MixTraining]}}"]
+    recipe = load_recipe(TINY, arguments)
+    assert recipe.methods["a"].algorithms == [{"MixTraining": {"rho": 0.25}}]
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [("epoch=3", "did you mean 'epochs'"), ("fractions=.1", "did you mean 'fraction'"), ("alhpa=1", "mean 'alpha'")],
+)
+def test_a_misspelt_short_key(argument, hint):
+    with pytest.raises(RecipeError, match=re.escape(hint)):
+        load_recipe(TINY, [argument])

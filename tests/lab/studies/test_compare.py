@@ -15,7 +15,7 @@ from shared.fake_runs import fake_run
 from mixplug.lab.pages.tables import comparison_table, measured
 from mixplug.lab.recipes.schema import RecipeError, load_recipe
 from mixplug.lab.runs.files import settings_of
-from mixplug.lab.runs.mean_std import Spread
+from mixplug.lab.runs.mean_std import MeanStd
 from mixplug.lab.studies.compare import compare
 from mixplug.lab.studies.train import train
 
@@ -42,7 +42,7 @@ def test_the_table(finished):
     assert rows["ssl_sl"].is_baseline
     seconds = {method: [run.seconds for run in comparison.of(method)] for method in rows}
     expected = [b / m for b, m in zip(seconds["ssl_sl"], seconds["mix"], strict=True)]
-    assert rows["mix"].speedup == Spread.of(expected)
+    assert rows["mix"].speedup == MeanStd.of(expected)
     text = comparison_table(comparison).markdown(measured(comparison))
     assert all(label in text for label in ("SL", "SSL+SL", "MixTraining", "baseline", "1+1+1 ep", "over 2 seeds"))
 
@@ -177,10 +177,10 @@ def test_training_once(tmp_path):
     assert any(name.startswith("ssl_objective.") for name in state["model"])
 
 
-def test_a_spread():
-    assert Spread.of([1.0, 3.0]) == Spread(2.0, pytest.approx(2**0.5))
-    assert Spread.of([2.0]).format(1) == "2.0"
-    assert Spread.of([0.5, 0.5]).format(2, 100) == "50.00 ± 0.00"
+def test_mean_and_standard_deviation():
+    assert MeanStd.of([1.0, 3.0]) == MeanStd(2.0, pytest.approx(2**0.5))
+    assert MeanStd.of([2.0]).format(1) == "2.0"
+    assert MeanStd.of([0.5, 0.5]).format(2, 100) == "50.00 ± 0.00"
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])

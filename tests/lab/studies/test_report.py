@@ -35,15 +35,14 @@ def folders(tmp_path_factory):
         compare(recipe, out / "one", lambda _: None, command="mixplug compare tiny.yaml")
         sweep(
             "tiny.yaml",
-            ["epochs=50,100", "fraction=0.1", "paper=cifar10", "data.dataset=cifar10"],
+            ["epochs=50,100", "fraction=0.1", "data.dataset=cifar10", "seeds=2"],
             out / "epochs",
-            2,
             lambda _: None,
         )
         with pytest.raises(KeyboardInterrupt):
             compare(load_recipe(TINY), out / "half", interrupt_after(4), command="mixplug compare tiny.yaml seeds=2")
         with pytest.raises(KeyboardInterrupt):
-            sweep("tiny.yaml", ["alpha=0.1,0.9"], out / "half_sweep", 1, interrupt_after(3))
+            sweep("tiny.yaml", ["alpha=0.1,0.9", "seeds=1"], out / "half_sweep", interrupt_after(3))
     return out
 
 
@@ -86,7 +85,7 @@ def test_a_mixed_page(folders, tmp_path):
     for name in ("one", "epochs"):
         assert (folders / name / "table.md").read_text().strip() in text
     assert "a\\_b \\*c\\*" in text
-    assert "mixplug sweep tiny.yaml epochs=50,100 fraction=0.1 paper=cifar10 data.dataset=cifar10 --seeds 2" in lines
+    assert "mixplug sweep tiny.yaml epochs=50,100 fraction=0.1 data.dataset=cifar10 seeds=2" in lines
     assert "mixplug compare tiny.yaml" in lines
     for what in ("- Settings: cifar10, fraction 0.1, batches of 32; vit\\_tiny", "- Machine: ", "- Versions: mixplug "):
         assert any(line.startswith(what) for line in lines)
@@ -146,7 +145,7 @@ def test_folders_of_one_name_get_along(copied, tmp_path):
 def test_a_point_of_a_sweep_is_a_comparison(folders, tmp_path):
     text = page(folders, tmp_path, "epochs/epochs=50")
     assert "[epochs=50](#epochs-50) | comparison of 3 methods" in text
-    assert "mixplug compare tiny.yaml epochs=50 fraction=0.1 paper=cifar10 data.dataset=cifar10 --seeds 2" in text
+    assert "mixplug compare tiny.yaml epochs=50 fraction=0.1 data.dataset=cifar10 seeds=2" in text
 
 
 def test_results_of_earlier_versions(copied, tmp_path):

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from mixplug.data.datasets import CIFAR10_STATISTICS
 from mixplug.data.loaders import ImageLoader
 from mixplug.lab.bench.loading.rates import Rates, add_settings, by_turns, conclude, read_settings
 
 PADDING = 4
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+MEAN, STD = CIFAR10_STATISTICS
 """Of CIFAR-10."""
 
 

@@ -1,0 +1,55 @@
+"""Which images, and how they are made into batches: options said once, for Python and for recipes. Pure Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+
+@dataclass
+class ImageOptions:
+    """Images of a data set; see :func:`mixplug.data.datasets.load_unlabelled`, which checks them.
+
+    Attributes:
+        dataset: 'digits' (scikit-learn's, 8x8, nothing to download), 'cifar10', 'cifar100', 'svhn', 'fashion_mnist'
+            (torchvision's), 'image_folder', or 'noise' (random pixels and labels in CIFAR-10's shape, to measure
+            costs on).
+        root: Folder of the data: torchvision's root, or what holds an image_folder's trees.
+        download: Have torchvision fetch data that is missing.
+        train: For an image_folder, the name of its training tree.
+        image_size: Height and width to bring images to; None for their own.
+        fraction: Share of the training images to keep, in (0, 1]; see :func:`mixplug.data.subsets.draw`.
+        sampling: How it is drawn: 'uniform' (the paper's) or 'stratified'.
+        mean: What to subtract from images in [0, 1], a number for each channel; None for the stated statistics
+            (ImageNet's for an image_folder).
+        std: What to divide them by then.
+        crop_padding: Pixels of black around a training image, out of which a random window is cut; 0 for none.
+        flip: Mirror each training image with probability 1/2.
+        in_memory: Decode an image_folder's images once in a process and keep them as uint8; None where they take less
+            than 4 GiB. Else workers read them.
+    """
+
+    dataset: str = "digits"
+    root: str = "data"
+    download: bool = False
+    train: str = "train"
+    image_size: Optional[int] = None  # noqa: UP045  (OmegaConf reads these types)
+    fraction: float = 1.0
+    sampling: str = "uniform"
+    mean: Optional[list[float]] = None  # noqa: UP045
+    std: Optional[list[float]] = None  # noqa: UP045
+    crop_padding: int = 0
+    flip: bool = False
+    in_memory: Optional[bool] = None  # noqa: UP045
+
+
+@dataclass
+class LabelledOptions(ImageOptions):
+    """Images with labels, and others to test on; see :func:`mixplug.data.datasets.load_dataset`, which checks them.
+
+    Attributes:
+        test: For an image_folder, the name of its test tree; empty for the first of test, val, valid and validation
+            that has labels.
+    """
+
+    test: str = ""
