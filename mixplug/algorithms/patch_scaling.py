@@ -20,23 +20,17 @@ Interacts with
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from composer.core import State
-from composer.loggers import Logger
-
-from mixplug.algorithms.phase_switch import PhaseSwitch
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find
-from mixplug.algorithms.trainer.passes import encoder_pass_of
+from mixplug.algorithms.trainer.passes import AmendingAlgorithm
+from mixplug.backbones import Backbone
 from mixplug.backbones.patches import PatchScaler
-from mixplug.schedules.phases import Phase, Position
 from mixplug.schedules.shapes import Schedule
 from mixplug.training.patch_scaling import PHASES, ScalePatches
 
 
-class PatchScaling(PhasedAlgorithm):
+class PatchScaling(AmendingAlgorithm):
     """Scales the patches of a vision transformer in training.
 
     Args:
@@ -52,42 +46,18 @@ class PatchScaling(PhasedAlgorithm):
         >>> Trainer(..., algorithms=[MixTraining(objective=MoCoV3()), PatchScaling(8)])  # doctest: +SKIP
     """
 
-    stage = Stage.ENCODER
-
     def __init__(self, size: Schedule | Sequence[int], phases: Iterable[str] = PHASES) -> None:
-        self.scale = ScalePatches(size, phases)
-        self.size, self.phases = self.scale.size, self.scale.phases
+        self.amendment = ScalePatches(size, phases)
+        self.size, self.phases = self.amendment.size, self.amendment.phases
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         return {"size": self.size, "phases": self.phases}
 
-    def init(self, state: State, logger: Logger) -> None:
-        """Amend the passes of this run."""
-        passes = encoder_pass_of(state)
-        backbone = passes.backbone
-        if not backbone.selects_tokens:
-            raise TypeError(
-                f"PatchScaling scales patches of a timm VisionTransformer, and {type(backbone.model).__name__} has "
-                f"none; use one, or leave PatchScaling out"
-            )
-        PatchScaler(backbone.model)  # type: ignore[arg-type]  # checks it
-        passes.add(self.scale)
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        """Say where it does not act although it was asked to."""
-        objective, switch = encoder_pass_of(state).objective, find(state, PhaseSwitch)
-        if objective is None:
-            return
-        planned = [Phase.MIX] if switch is None else [span.phase for span in switch.plan(state).phases]
-        own = [phase for phase in planned if phase is not Phase.SL and phase.value in self.phases]
-        idle = [phase for phase in own if objective.request(Position(phase)).native_patches]
-        if idle:
-            warnings.warn(
-                f"{type(objective).__name__} predicts native patches in the {' and '.join(map(str, idle))} phase, so "
-                f"PatchScaling acts in the others alone; phases=('sl',) says the same without this warning",
-                stacklevel=2,
-            )
+    def check(self, backbone: Backbone) -> None:
+        """See the base class; its patches must be square, too."""
+        super().check(backbone)
+        PatchScaler(backbone.model)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={self.size!r}, phases={self.phases!r})"

@@ -137,6 +137,10 @@ class PhaseSwitch(Clock):
         self._known = (state.timestamp, state.dataloader_len, position)
         return position
 
+    def phases(self, state: State) -> list[Phase]:
+        """See the base class."""
+        return [span.phase for span in self.plan(state).phases]
+
     def _position(self, state: State) -> Position:
         plan, unit = self.plan(state), self.length(state).unit
         time = state.timestamp

@@ -23,23 +23,15 @@ Interacts with
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from composer.core import State
-from composer.loggers import Logger
-
-from mixplug.algorithms.phase_switch import PhaseSwitch
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find
-from mixplug.algorithms.trainer.passes import encoder_pass_of
-from mixplug.backbones import PassRequest
-from mixplug.schedules.phases import Phase, Position
+from mixplug.algorithms.trainer.passes import AmendingAlgorithm
 from mixplug.schedules.shapes import Schedule
 from mixplug.training.token_dropout import PHASES, DropTokens
 
 
-class TokenDropout(PhasedAlgorithm):
+class TokenDropout(AmendingAlgorithm):
     """Hides a random share of the patch tokens in training.
 
     Beside MixTraining, or alone in a plain supervised run, where the whole run is one SL phase.
@@ -59,51 +51,18 @@ class TokenDropout(PhasedAlgorithm):
         >>> Trainer(..., algorithms=[MixTraining(), TokenDropout({'sl': Ramp(0.75, 0)})])  # doctest: +SKIP
     """
 
-    stage = Stage.ENCODER
-
     def __init__(
         self,
         rate: Schedule | Mapping[str, Schedule],
         phases: Iterable[str] = PHASES,
         keys: bool = False,
     ) -> None:
-        self.drop = DropTokens(rate, phases, keys)
-        self.rate, self.phases, self.keys = self.drop.rate, self.drop.phases, self.drop.keys
+        self.amendment = DropTokens(rate, phases, keys)
+        self.rate, self.phases, self.keys = self.amendment.rate, self.amendment.phases, self.amendment.keys
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         return {"rate": self.rate, "phases": self.phases, "keys": self.keys}
-
-    def init(self, state: State, logger: Logger) -> None:
-        """Amend the passes of this run."""
-        passes = encoder_pass_of(state)
-        backbone = passes.backbone
-        if not backbone.selects_tokens:
-            raise TypeError(
-                f"TokenDropout drops patch tokens of a timm VisionTransformer, and {type(backbone.model).__name__} has "
-                f"none; use one, or leave TokenDropout out"
-            )
-        passes.add(self.drop)
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        """Say where it does not act although it was asked to."""
-        objective, switch = encoder_pass_of(state).objective, find(state, PhaseSwitch)
-        if objective is None:
-            return
-        planned = [Phase.MIX] if switch is None else [span.phase for span in switch.plan(state).phases]
-        idle = [
-            phase for phase in planned if phase is not Phase.SL and self._is_idle(objective.request(Position(phase)))
-        ]
-        if idle:
-            warnings.warn(
-                f"{type(objective).__name__} hides patches itself in the {' and '.join(map(str, idle))} phase, so "
-                f"TokenDropout acts in the others alone; phases=('sl',) says the same without this warning",
-                stacklevel=2,
-            )
-
-    def _is_idle(self, request: PassRequest) -> bool:
-        wanted = request.position.phase.value in self.phases and bool(self.drop.rate_of(PassRequest(request.position)))
-        return wanted and (request.select is not None or request.all_tokens)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rate={self.rate!r}, phases={self.phases!r}, keys={self.keys!r})"

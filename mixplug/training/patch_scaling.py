@@ -45,9 +45,13 @@ class ScalePatches:
         self.size = size
         self._drawn = 0
 
+    def yields_to(self, request: PassRequest) -> bool:
+        """Whether the objective predicts native patches, as MAE does."""
+        return request.native_patches
+
     def __call__(self, request: PassRequest) -> PassRequest:
         """``request`` with a size of patches."""
-        if request.role is Role.LOCAL or request.native_patches or request.position.phase.value not in self.phases:
+        if request.role is Role.LOCAL or self.yields_to(request) or request.position.phase.value not in self.phases:
             return request
         size = self.size
         if isinstance(size, Shape):

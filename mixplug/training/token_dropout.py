@@ -54,10 +54,14 @@ class DropTokens:
         """The share of patches that the pass loses, 0 where it is left alone."""
         if request.role is Role.LOCAL or (request.role is Role.KEY and not self.keys):
             return 0.0
-        if request.select is not None or request.all_tokens:
-            return 0.0  # MAE hides patches itself
+        if self.yields_to(request):
+            return 0.0
         rate = self._rates.get(request.position.phase)
         return 0.0 if rate is None else value_at(rate, request.position, self._clock)
+
+    def yields_to(self, request: PassRequest) -> bool:
+        """Whether the objective chooses tokens itself, as MAE does."""
+        return request.select is not None or request.all_tokens
 
     def __call__(self, request: PassRequest) -> PassRequest:
         """``request`` with a choice of tokens."""

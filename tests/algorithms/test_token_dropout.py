@@ -41,11 +41,11 @@ def test_in_a_run_with_phases_but_no_self_supervised_learning():
 
 
 def test_beside_an_objective_that_hides_patches_it_acts_in_the_sl_phase_and_says_so():
-    with pytest.warns(UserWarning, match="MAE hides patches itself in the ssl and mix phase"):
+    with pytest.warns(UserWarning, match="MAE chooses patches itself in the ssl and mix phase"):
         seen, _ = tokens_of([MixTraining(objective=MAE(mask="input")), TokenDropout(0.5)])
     assert seen == [4] * 12 + [8] * 6
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*hides patches itself")
+        warnings.filterwarnings("error", message=".*chooses patches itself")
         tokens_of([TokenDropout(0.5, phases=("sl",)), MixTraining(objective=MAE(mask="input"))])
 
 
@@ -80,7 +80,7 @@ def test_beside_composers_algorithms_in_a_plain_run(neighbour):
 
 
 def test_a_model_without_patch_tokens():
-    with pytest.raises(TypeError, match="drops patch tokens of a timm VisionTransformer, and ResNet has none"):
+    with pytest.raises(TypeError, match="TokenDropout is for a timm VisionTransformer, .* ResNet is none"):
         trainer(convolutional_classifier(), [TokenDropout(0.5)])
 
 

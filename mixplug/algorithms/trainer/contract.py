@@ -135,6 +135,10 @@ class Clock(PhasedAlgorithm):
     def position(self, state: State) -> Position:
         """Where the run is now; at its end, the end of its last phase."""
 
+    @abstractmethod
+    def phases(self, state: State) -> list[Phase]:
+        """The phases that the run has, in their order."""
+
 
 def position_of(state: State) -> Position:
     """Where the run is; without a clock, such as a PhaseSwitch, the whole run is one MIX phase."""

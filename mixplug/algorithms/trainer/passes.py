@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 import weakref
+from typing import Any
 
 from composer.core import Event, State
 from composer.loggers import Logger
 
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
-from mixplug.backbones import PassRequest, backbone_of, detach_backbones
-from mixplug.backbones.base import BackbonePass
+from mixplug.algorithms.trainer.contract import Clock, PhasedAlgorithm, Stage, find, position_of
+from mixplug.backbones import Backbone, BackbonePass, PassRequest, backbone_of, detach_backbones
 from mixplug.schedules.phases import Phase, Position
 from mixplug.training.encoder_pass import EncoderPass
 
@@ -84,6 +85,53 @@ class WatchedPass(PhasedAlgorithm):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(backbone={self.backbone_path!r})"
+
+
+class AmendingAlgorithm(PhasedAlgorithm):
+    """Base of the algorithms that change what passes over a vision transformer are shown.
+
+    Attributes:
+        amendment: The Composer-free half: a function ``request -> request`` that says by ``yields_to(request)`` which
+            passes it leaves as their objective wants them.
+    """
+
+    stage = Stage.ENCODER
+    amendment: Any
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Amend the passes of this run."""
+        passes = encoder_pass_of(state)
+        self.check(passes.backbone)
+        passes.add(self.amendment)
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse an encoder that has nothing to amend.
+
+        Raises:
+            TypeError: it is no vision transformer of timm's.
+        """
+        if not backbone.selects_tokens:
+            name, model = type(self).__name__, type(backbone.model).__name__
+            raise TypeError(
+                f"{name} is for a timm VisionTransformer, whose patches are tokens, and {model} is none; use one, or "
+                f"leave {name} out"
+            )
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Say in which phases the objective leaves nothing to amend, if they were asked for."""
+        passes, clock = encoder_pass_of(state), find(state, Clock)  # type: ignore[type-abstract]
+        if passes.objective is None:
+            return
+        objective, phases = passes.objective, [Phase.MIX] if clock is None else clock.phases(state)
+        wanted = [phase for phase in phases if phase is not Phase.SL and phase.value in self.amendment.phases]
+        idle = [phase for phase in wanted if self.amendment.yields_to(objective.request(Position(phase)))]
+        if idle:
+            name = type(self).__name__
+            warnings.warn(
+                f"{type(objective).__name__} chooses patches itself in the {' and '.join(map(str, idle))} phase, so "
+                f"{name} acts in the others alone; phases=('sl',) says the same without this warning",
+                stacklevel=2,
+            )
 
 
 def encoder_pass_of(state: State) -> EncoderPass:
