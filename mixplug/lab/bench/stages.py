@@ -61,13 +61,8 @@ class MethodOnTrainer:
         self.rho = None if switch is None else float(switch.rho)
 
     def _stages(self, experiment: Experiment) -> list[Stage]:
-        if experiment.plan is None:
-            phase = Phase.SL if getattr(self.model, "ssl_objective", None) is None else Phase.MIX
-            spans: tuple[PhaseSpan, ...] = (PhaseSpan(phase, 0, self._length.value),)
-        else:
-            spans = experiment.plan.phases
         found = []
-        for span in spans:
+        for span in experiment.plan.phases:
             # With other images for self-supervised learning an epoch of it is an epoch of those.
             ssl = experiment.inputs.ssl
             batches = len(ssl) if ssl is not None and span.phase is Phase.SSL else self._batches

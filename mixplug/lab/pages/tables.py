@@ -11,6 +11,7 @@ from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.results import Comparison, Row, Sweep
 
 LATENCY = "Latency: training, evaluation excluded."
+COST = "Cost: forward passes of the plain encoder for each training image, counted."
 SPEEDUP = "Speedup: over the SSL+SL with the same objective."
 
 
@@ -23,6 +24,7 @@ def comparison_table(comparison: Comparison) -> Table:
         [
             Column("Method", [row.label for row in rows], words=True),
             *_accuracies(rows, tasks),
+            Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST),
             Column("Latency (s)", [row.seconds.format(1) for row in rows], note=LATENCY),
             Column("Speedup", [_speedup(row) for row in rows], note=SPEEDUP),
             # Without further columns it is part of the table whatever its width.

@@ -112,6 +112,8 @@ class Recipe:
         compile: Backend that torch.compile compiles the model with, such as inductor; empty for eager.
         device: Composer's device: cpu, gpu or mps; empty for what there is.
         pictures: How many test images to reconstruct, 0 for none.
+        max_cost: What a run may cost, in forward passes of the plain encoder for each training image: each method's
+            durations, in epochs, are stretched or cut to it in their proportions. Null for the durations as they are.
         expect: What others report of these methods, to be shown in the comparison's table; null for nothing.
     """
 
@@ -134,6 +136,7 @@ class Recipe:
     device: str = ""
     pictures: int = 6
     expect: Optional[ExpectConfig] = None  # noqa: UP045
+    max_cost: Optional[float] = None  # noqa: UP045
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -150,6 +153,8 @@ class Recipe:
             check_int(name, value, 0)
         if self.first_seed + self.seeds > 2**32:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
+        if self.max_cost is not None:
+            check_real("max_cost", self.max_cost, 0, float("inf"), low_open=True, high_open=True)
         if len(self.tasks) == 1:
             raise RecipeError(f"tasks: one task, {next(iter(self.tasks))!r}, is what `data` is for; name two or more")
         shared, own = DataConfig.__annotations__, typing.get_type_hints(LabelledOptions)

@@ -26,6 +26,7 @@ from mixplug.backbones.stems import small_image_stem
 from mixplug.checks import check_choice
 from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
+from mixplug.lab.runs.costs import RunCost
 from mixplug.lab.runs.inputs import Inputs, make_inputs
 from mixplug.lab.runs.results import RunResult
 from mixplug.objectives import MAE, Reconstruction
@@ -70,7 +71,7 @@ class Experiment:
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
         self.algorithms = _make_algorithms(recipe, method, self.inputs)
-        self.plan, self.max_duration = _duration_of(recipe, method, self.algorithms)
+        self.plan, self.max_duration, self.cost = _plan_run(recipe, method, self.model, self.algorithms, self.inputs)
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
         self.trainer = Trainer(
@@ -104,12 +105,7 @@ class Experiment:
         state = self.trainer.state
         switch = find_in(self.algorithms, PhaseSwitch)
         unit = self.max_duration.unit.value
-        if self.plan is None:
-            # A pass for both heads without phases is one long MIX phase.
-            fused = find_in(self.algorithms, FusedBackbonePass)
-            lengths = {(Phase.SL if fused is None else Phase.MIX).value: int(self.max_duration.value)}
-        else:
-            lengths = {span.phase.value: span.length for span in self.plan.phases}
+        lengths = {span.phase.value: span.length for span in self.plan.phases}
         objective = getattr(self.model, "ssl_objective", None)
         return RunResult(
             accuracy=float(state.eval_metric_values[self._accuracy]),
@@ -119,6 +115,7 @@ class Experiment:
             seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
             lengths=lengths,
             unit=unit,
+            cost=self.cost,
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
@@ -138,10 +135,10 @@ class Experiment:
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
 
 
-def _savers(folder: Path, plan: PhasePlan | None, length: Time) -> list[Callback]:
+def _savers(folder: Path, plan: PhasePlan, length: Time) -> list[Callback]:
     """Keep what the run ends with, and each phase before: representations are judged best before labels change them."""
     ends = {"checkpoint.pt": length}
-    for span in () if plan is None else plan.phases[:-1]:
+    for span in plan.phases[:-1]:
         ends[f"checkpoint-{span.phase}.pt"] = Time(span.stop, length.unit)
     return [
         CheckpointSaver(
@@ -259,8 +256,13 @@ def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]
     return scheduler
 
 
-def _duration_of(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -> tuple[PhasePlan | None, Time]:
-    """The plan of a run, if it has phases, and how long it is."""
+def _plan_run(
+    recipe: Recipe, method: str, model: ComposerClassifier, algorithms: Sequence[Algorithm], inputs: Inputs
+) -> tuple[PhasePlan, Time, float | None]:
+    """The plan of a run, how long it is, and what it costs, None where that cannot be told before it.
+
+    A run without phases is one long phase: SL, or MIX where it has an objective.
+    """
     switch = find_in(algorithms, PhaseSwitch)
     if switch is None:
         length = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration).sl_duration  # checks both
@@ -269,11 +271,22 @@ def _duration_of(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -
                 f"methods.{method} has no phases and trains for sl_duration, which must be at least 1, got "
                 f"{recipe.sl_duration!r}; set it, or leave the method out with methods.{method}=null"
             )
-        return None, length
-    if switch.ssl_duration is None or switch.sl_duration is None:
+        fused = find_in(algorithms, FusedBackbonePass)
+        plan = PhasePlan(0, length.value, 0) if fused is None else PhasePlan(length.value, length.value, 1)
+        unit = length.unit
+    elif switch.ssl_duration is None or switch.sl_duration is None:
         raise ValueError("ssl_duration and sl_duration must not be null: leave them out for the recipe's own")
-    plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
-    return plan, Time(plan.total, switch.ssl_duration.unit)
+    else:
+        plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
+        unit = switch.ssl_duration.unit
+    cost = RunCost(model.module, algorithms, inputs.shape, recipe.data.batch_size, plan)
+    if recipe.max_cost is not None:
+        if unit is not TimeUnit.EPOCH:
+            raise ValueError(f"max_cost is for durations in epochs, got {recipe.sl_duration!r}; leave it out")
+        plan = cost.plan_of(recipe.max_cost, plan)
+        if switch is not None:
+            switch.ssl_duration, switch.sl_duration = Time(plan.e_ssl, unit), Time(plan.e_sl, unit)
+    return plan, Time(plan.total, unit), cost.of(plan) if cost.is_exact and unit is TimeUnit.EPOCH else None
 
 
 def _history(log: InMemoryLogger, unit: TimeUnit, batches: int, metric: str) -> dict[str, list[list[float]]]:

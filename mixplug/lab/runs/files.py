@@ -24,6 +24,8 @@ def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     own = {key: value for key, value in plain["methods"][method].items() if key != "label" and value is not None}
     for key in ("description", "seeds", "first_seed", "methods", "expect"):
         plain.pop(key)
+    if plain["max_cost"] is None:  # as in folders from before there was a choice
+        plain.pop("max_cost")
     return json.loads(json.dumps({**plain, "method": own}))
 
 

@@ -19,6 +19,7 @@ class RunResult:
         seconds: Training wall-clock time, evaluation excluded.
         lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
         unit: 'ep' or 'ba'.
+        cost: Forward passes of the plain encoder for each training image, counted; None where it is not known.
         objective: The objective's :attr:`mixplug.Objective.kind`, None without one.
         rho: Mix ratio, None for a method without phases.
         history: Losses (means since the point before) and accuracy over the run: each a list of [time, value]
@@ -36,6 +37,7 @@ class RunResult:
     history: dict[str, list[list[float]]]
     reconstruction: Reconstruction | None = field(default=None, repr=False)
     task_accuracies: dict[str, float] = field(default_factory=dict)
+    cost: float | None = None
 
     def numbers(self) -> dict[str, Any]:
         """All but the pictures, as primitives."""
@@ -56,6 +58,7 @@ class Row:
             that has no such baseline.
         lengths: Units in each phase.
         unit: 'ep' or 'ba'.
+        cost: Forward passes of the plain encoder for each training image; None where it is not known.
         is_baseline: Whether this is the SSL+SL that speedups are over.
     """
 
@@ -67,6 +70,7 @@ class Row:
     speedup: MeanStd | None
     lengths: dict[str, int]
     unit: str
+    cost: float | None
     is_baseline: bool
 
 
@@ -118,6 +122,7 @@ class Comparison:
             speedup,
             runs[0].lengths,
             runs[0].unit,
+            runs[0].cost,
             baseline == method,
         )
 

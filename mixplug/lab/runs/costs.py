@@ -1,0 +1,84 @@
+"""What a run of a recipe costs, in forward passes of the plain encoder for each training image, and runs of a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from composer.core import Algorithm
+from torch import nn
+
+from mixplug.algorithms import FusedBackbonePass, JointLoss
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in, parts_of
+from mixplug.algorithms.trainer.passes import AmendingAlgorithm
+from mixplug.objectives.joint import ALPHA
+from mixplug.schedules.phases import Phase, PhasePlan
+from mixplug.training.costs import CostCounter
+
+
+class RunCost:
+    """The costs of runs of one method, counted before any begins.
+
+    Args:
+        model: The classifier's module, as the run begins with it.
+        algorithms: Of the run.
+        shape: Channels, height and width of an image.
+        batch_size: Images of a step.
+        plan: The phases, of any length.
+
+    Attributes:
+        passes: What a unit of each phase costs: forward passes of the plain encoder for each image, once over the data.
+        is_exact: Whether all algorithms are mixplug's. Others may make of a step what cannot be told before it: smaller
+            images, fewer of them, other layers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        algorithms: Sequence[Algorithm],
+        shape: tuple[int, int, int],
+        batch_size: int,
+        plan: PhasePlan,
+    ) -> None:
+        fused, joint = find_in(algorithms, FusedBackbonePass), find_in(algorithms, JointLoss)
+        counter = CostCounter(
+            model,
+            None if fused is None else fused.objective,
+            shape,
+            batch_size,
+            ALPHA if joint is None else joint.alpha,
+            [part.amendment for part in parts_of(algorithms) if isinstance(part, AmendingAlgorithm)],
+            None if fused is None else fused.backbone_path,
+        )
+        # What a step of a phase costs on average does not depend on its length; a long plan has every phase.
+        costs = counter.of_phases(PhasePlan(100 * plan.e_ssl, 100 * plan.e_sl, plan.rho))
+        self.passes: dict[Phase, float] = {phase: cost.passes for phase, cost in costs.items()}
+        self.is_exact = all(isinstance(algorithm, PhasedAlgorithm) for algorithm in algorithms)
+
+    def of(self, plan: PhasePlan) -> float:
+        """What ``plan`` costs."""
+        return sum(span.length * self.passes[span.phase] for span in plan.phases)
+
+    def plan_of(self, max_cost: float, plan: PhasePlan) -> PhasePlan:
+        """The longest plan of ``plan``'s proportions that costs at most ``max_cost``.
+
+        Raises:
+            ValueError: the shortest one costs more.
+        """
+        longest = max(plan.e_ssl, plan.e_sl)
+
+        def scaled(units: int) -> PhasePlan:
+            """Whose longer kind of learning lasts ``units``."""
+            ssl, sl = (max(1, round(e * units / longest)) if e else 0 for e in (plan.e_ssl, plan.e_sl))
+            return PhasePlan(ssl, sl, plan.rho)
+
+        if self.of(scaled(1)) > max_cost:
+            raise ValueError(
+                f"max_cost must be at least {self.of(scaled(1)):.3g}, which the shortest run costs, got {max_cost:g}"
+            )
+        low, high = 1, 2
+        while self.of(scaled(high)) <= max_cost:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.of(scaled(middle)) <= max_cost else (low, middle)
+        return scaled(low)

@@ -1,0 +1,73 @@
+"""What runs of a recipe cost, and recipes whose length is a cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mixplug import PhasePlan
+from mixplug.lab.recipes.schema import load_recipe
+from mixplug.lab.runs.experiment import Experiment
+
+TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
+DROPOUT = "methods.drop={algorithms: [{TokenDropout: {rate: 0.5}}]}"
+PURE = "methods.pure={algorithms: [{PhaseSwitch: {ssl_duration: 0ep, sl_duration: 3ep}}]}"
+RESIZED = "methods.resized={algorithms: [{ProgressiveResizing: {}}]}"
+
+
+def experiment(method, *overrides):
+    made = Experiment(load_recipe(TINY, ["model.args.dynamic_img_size=true", *overrides]), method, 0)
+    made.trainer.close()
+    return made
+
+
+def test_each_method_has_a_cost_and_dropout_lowers_it():
+    sl, drop, mix = (experiment(method, DROPOUT) for method in ("sl", "drop", "mix"))
+    assert sl.plan == PhasePlan(0, sl.max_duration.value, 0)
+    # Two and a half of four patches are kept, and the class token.
+    assert 0.5 < drop.cost / sl.cost < 0.8
+    assert mix.cost > 0
+
+
+def test_other_algorithms_make_a_cost_that_is_not_known():
+    assert experiment("resized", RESIZED).cost is None
+
+
+@pytest.mark.parametrize("method", ["sl", "drop", "mix", "pure"])
+@pytest.mark.parametrize("max_cost", [20, 55.5])
+def test_a_cost_in_place_of_a_length(method, max_cost):
+    made = experiment(method, DROPOUT, PURE, f"max_cost={max_cost}")
+    assert made.cost <= max_cost
+    one_more = experiment(method, DROPOUT, PURE, f"max_cost={2 * max_cost}")
+    assert one_more.cost > made.cost
+    assert made.max_duration.value == made.plan.total
+    ratio = {"mix": 1, "pure": 0}.get(method, 0)
+    assert made.plan.e_ssl == ratio * made.plan.e_sl, "the proportions stay"
+
+
+def test_the_same_cost_is_more_epochs_with_dropout():
+    sl, drop = (experiment(method, DROPOUT, "max_cost=60") for method in ("sl", "drop"))
+    assert drop.max_duration > sl.max_duration
+    assert sl.cost == pytest.approx(60, rel=0.06)
+    assert drop.cost == pytest.approx(60, rel=0.06)
+
+
+def test_a_run_of_a_cost_trains_that_long():
+    made = Experiment(load_recipe(TINY, ["max_cost=12", "pictures=0"]), "mix", 0)
+    result = made.run()
+    assert sum(result.lengths.values()) == made.plan.total
+    assert result.cost == made.cost <= 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["max_cost=0.001"], "max_cost must be at least"),
+        (["max_cost=0"], r"max_cost must be a number in \(0, inf\)"),
+        (["max_cost=20", "ssl_duration=9ba", "sl_duration=9ba"], "max_cost is for durations in epochs"),
+    ],
+)
+def test_bad_costs(overrides, says):
+    with pytest.raises(ValueError, match=says):
+        experiment("mix", *overrides)
