@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,6 +38,21 @@ def gathered(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(parts, values.detach().contiguous())
     return torch.cat(parts)
+
+
+def gathered_with_gradient(values: Tensor) -> Tensor:
+    """What :func:`gathered` returns, with a gradient: each process's values get that of the losses of all processes."""
+    return values if world_size() == 1 else _Gathering.apply(values)
+
+
+class _Gathering(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return gathered(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return summed(gradients[0].contiguous()).chunk(world_size())[rank()]
 
 
 @torch.no_grad()

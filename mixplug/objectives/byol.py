@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mixplug.backbones import BackbonePass
-from mixplug.objectives.heads import heads, lightly
-from mixplug.objectives.two_view import MomentumTwoView, check_sizes, in_full_precision, mean_over_pairs, wide
+from mixplug.objectives.heads import MLPHead
+from mixplug.objectives.momentum import MomentumTwoView
+from mixplug.objectives.pairs import negative_cosine
+from mixplug.objectives.two_view import check_sizes
+from mixplug.schedules.shapes import Schedule
 from mixplug.views.views import Views
 
 
@@ -29,7 +31,7 @@ class BYOL(MomentumTwoView):
         views: A recipe's name for :class:`mixplug.Views`, or one made.
         hidden_dim: Width of the hidden layer of projector and predictor.
         out_dim: Width of projections and predictions.
-        momentum: Where the momentum starts, in [0, 1]; it ends at 1.
+        momentum: Where the momentum starts, in [0, 1], on its way to 1 by half a cosine; or a schedule.
         symmetric: Whether both views predict each other in the SSL phase.
 
     Raises:
@@ -38,6 +40,7 @@ class BYOL(MomentumTwoView):
     """
 
     within_batch = "the statistics of its heads' BatchNorm"
+    scale = 2.0  # the sum over both orders of the views
     settings = (*MomentumTwoView.settings, "hidden_dim", "out_dim")
 
     def __init__(
@@ -45,7 +48,7 @@ class BYOL(MomentumTwoView):
         views: str | Views = "byol",
         hidden_dim: int = 4096,
         out_dim: int = 256,
-        momentum: float = 0.996,
+        momentum: Schedule = 0.996,
         symmetric: bool = True,
     ) -> None:
         super().__init__(views, symmetric, momentum)
@@ -54,15 +57,9 @@ class BYOL(MomentumTwoView):
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = heads().BYOLProjectionHead(width, self.hidden_dim, self.out_dim)
-        self.predictor = heads().BYOLPredictionHead(self.out_dim, self.hidden_dim, self.out_dim)
+        self.projector = MLPHead([width, self.hidden_dim, self.out_dim])
+        self.predictor = MLPHead([self.out_dim, self.hidden_dim, self.out_dim])
 
-    def forward(self, seen: BackbonePass) -> Tensor:
-        """The loss of section 3.1, a scalar in [0, 8]."""
-        features, targets = self.look(seen)
-        projections = {view: self.projector(f) for view, f in features.items()}
-        self.watch_collapse(projections[0])
-        predictions = {view: self.predictor(z) for view, z in projections.items()}
-        distance = lightly("loss").NegativeCosineSimilarity()
-        with in_full_precision(seen.features):
-            return 4 + 4 * mean_over_pairs(lambda q, z: distance(wide(q), wide(z)), predictions, targets)
+    def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """Eq. 2, in [0, 4]; see the base class."""
+        return 2 + 2 * negative_cosine(predictions, targets, soft_targets)

@@ -27,25 +27,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixplug.backbones import Backbone, BackbonePass, Role, ViTBackbone
 from mixplug.checks import check_bool, check_int, check_real
 from mixplug.data.processes import summed
-from mixplug.objectives.heads import heads
-from mixplug.objectives.two_view import (
-    MomentumTwoView,
-    check_sizes,
-    check_temperature,
-    in_full_precision,
-    mean_over_pairs,
-    wide,
-)
+from mixplug.objectives.heads import PrototypeHead
+from mixplug.objectives.momentum import MomentumTwoView
+from mixplug.objectives.pairs import cross_entropy, to_float32
+from mixplug.objectives.two_view import check_sizes, check_temperature
+from mixplug.objectives.view_pairs import Embeddings, Pair, View, ViewPairs
 from mixplug.schedules.phases import Phase, Position
+from mixplug.schedules.shapes import Points, Schedule, Shape, Steps, value_at
 from mixplug.views.views import Views
 
 
@@ -61,11 +58,11 @@ class DINO(MomentumTwoView):
         bottleneck_dim: Width of the head's end, which is normalised.
         prototypes: K, the length of the assignments.
         student_temperature: t_s, above 0.
-        teacher_temperature: Where t_t starts and where it stays, above 0.
-        temperature_warmup: Share of SSL and MIX over which it goes there linearly, in [0, 1].
+        teacher_temperature: Where t_t starts and where it stays, above 0; or a schedule, by default over SSL and MIX.
+        temperature_warmup: Share of SSL and MIX over which it goes there linearly, in [0, 1]; a schedule knows its own.
         freeze_prototypes: Share of SSL and MIX in which the prototypes are held still, in [0, 1].
         center_momentum: Momentum of the centre, in [0, 1].
-        momentum: Where the momentum of the teacher starts, in [0, 1]; it ends at 1.
+        momentum: Where the teacher's momentum starts, in [0, 1], on its way to 1 by half a cosine; or a schedule.
         symmetric: Whether the student sees both global views in the SSL phase.
         batch_norm: Whether the head's hidden layers normalise over the batch.
 
@@ -99,11 +96,11 @@ class DINO(MomentumTwoView):
         bottleneck_dim: int = 256,
         prototypes: int = 65536,
         student_temperature: float = 0.1,
-        teacher_temperature: tuple[float, float] = (0.04, 0.07),
+        teacher_temperature: tuple[float, float] | Shape = (0.04, 0.07),
         temperature_warmup: float = 0.1,
         freeze_prototypes: float = 0.01,
         center_momentum: float = 0.9,
-        momentum: float = 0.996,
+        momentum: Schedule = 0.996,
         symmetric: bool = True,
         batch_norm: bool = False,
     ) -> None:
@@ -116,12 +113,7 @@ class DINO(MomentumTwoView):
         check_sizes(hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim, prototypes=prototypes)
         self.hidden_dim, self.bottleneck_dim, self.prototypes = hidden_dim, bottleneck_dim, prototypes
         self.student_temperature = check_temperature("student_temperature", student_temperature)
-        if not isinstance(teacher_temperature, (tuple, list)) or len(teacher_temperature) != 2:
-            raise TypeError(
-                f"teacher_temperature must be two numbers, where it starts and where it stays, such as (0.04, 0.07); "
-                f"got {teacher_temperature!r}"
-            )
-        self.teacher_temperature = tuple(check_temperature("teacher_temperature", t) for t in teacher_temperature)
+        self.teacher_temperature = _checked_temperature(teacher_temperature)
         self.temperature_warmup = check_real("temperature_warmup", temperature_warmup, 0, 1)
         self.freeze_prototypes = check_real("freeze_prototypes", freeze_prototypes, 0, 1)
         self.center_momentum = check_real("center_momentum", center_momentum, 0, 1)
@@ -135,32 +127,59 @@ class DINO(MomentumTwoView):
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = _Head(width, self.hidden_dim, self.bottleneck_dim, self.prototypes, self.batch_norm)
+        self.projector = PrototypeHead(width, self.hidden_dim, self.bottleneck_dim, self.prototypes, self.batch_norm)
         self.register_buffer("center", torch.zeros(self.prototypes))
 
     def teacher_temperature_at(self, position: Position) -> float:
         """t_t at ``position``."""
-        start, stop = self.teacher_temperature
-        warm = min(1.0, position.ssl_progress / self.temperature_warmup) if self.temperature_warmup else 1.0
-        return start + (stop - start) * warm
+        given = self.teacher_temperature
+        if not isinstance(given, Shape):
+            given = Points([(0, given[0]), (self.temperature_warmup, given[1])])
+        return value_at(given, position, "ssl")
+
+    def pairs(self, position: Position) -> list[Pair]:
+        """See the base class: local crops predict each global view that is predicted."""
+        pairs = super().pairs(position)
+        local = range(2, 2 + self.local_crops) if position.phase is Phase.SSL else ()
+        return pairs + [Pair(crop, view) for crop in local for view in sorted(pair.predicted for pair in pairs)]
+
+    def make_views(self, seen: BackbonePass) -> dict[int, View]:
+        """The two global views and, in the SSL phase, the local crops."""
+        views = super().make_views(seen)
+        if self.local_crops and seen.request.position.phase is Phase.SSL:
+            views |= enumerate(self._local_crops(seen), start=2)
+        return views
+
+    def embed_views(self, seen: BackbonePass, compared: ViewPairs) -> Assigned:
+        """See the base class; targets are the teacher's assignments."""
+        given = super().embed_views(seen, compared)
+        temperature = self.teacher_temperature_at(seen.request.position)
+        # In the views' own order, so that the centre's sum does not depend on the pairs'.
+        logits = dict(sorted(given.targets.items()))
+        assigned = {view: self._assign(output, temperature) for view, output in logits.items()}
+        return Assigned(given.projections, given.predictions, assigned, logits)
+
+    def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """The cross entropy of Eq. 2, at least 0; see the base class."""
+        return cross_entropy(predictions, targets, self.student_temperature, soft_targets)
+
+    def note_embeddings(self, embedded: Embeddings) -> None:
+        """Keep the teacher's outputs for the centre, and the entropies of its assignments."""
+        assert isinstance(embedded, Assigned)
+        logits = to_float32(torch.cat(list(embedded.logits.values())))
+        total = logits.sum(dim=0)
+        self._sum = total if self._sum is None else self._sum + total
+        self._count += len(logits)
+        every = torch.cat(list(embedded.targets.values()))
+        log_k = math.log(max(2, self.prototypes))
+        self._monitors = {
+            "target_entropy": torch.special.entr(every.mean(dim=0)).sum() / log_k,
+            "single_target_entropy": torch.special.entr(every).sum(dim=-1).mean() / log_k,
+        }
 
     def scheduled(self, position: Position) -> Mapping[str, float]:
         """See the base class."""
         return {**super().scheduled(position), "teacher_temperature": self.teacher_temperature_at(position)}
-
-    def forward(self, seen: BackbonePass) -> Tensor:
-        """The cross entropy of Eq. 3, mean over pairs of views: a scalar of at least 0."""
-        position = seen.request.position
-        features, teacher = self.look(seen)
-        if position.phase is Phase.SSL and self.local_crops:
-            features |= enumerate(self._local_features(seen), start=2)
-        students = {view: self.projector(f) for view, f in features.items()}
-        self._note(teacher)
-        temperature = self.teacher_temperature_at(position)
-        with in_full_precision(seen.features):
-            targets = {view: self._assign(logits, temperature) for view, logits in teacher.items()}
-            self._watch(targets)
-            return mean_over_pairs(lambda s, t: cross_entropy(wide(s) / self.student_temperature, t), students, targets)
 
     def before_step(self) -> None:
         """See the base class."""
@@ -168,7 +187,7 @@ class DINO(MomentumTwoView):
 
     def after_backward(self, position: Position) -> None:
         """Hold the prototypes still in the beginning (Caron et al., appendix D)."""
-        if position.ssl_progress < self.freeze_prototypes:
+        if value_at(Steps({0: 1, self.freeze_prototypes: 0}), position, "ssl"):
             self.projector.prototypes.grad = None
 
     def after_step(self, position: Position) -> None:
@@ -180,24 +199,9 @@ class DINO(MomentumTwoView):
         self.before_step()
 
     def _assign(self, logits: Tensor, temperature: float) -> Tensor:
-        return ((wide(logits) - wide(self.center)) / temperature).softmax(dim=-1)
+        return ((to_float32(logits) - to_float32(self.center)) / temperature).softmax(dim=-1)
 
-    def _note(self, teacher: Mapping[int, Tensor]) -> None:
-        logits = wide(torch.cat(list(teacher.values())))
-        total = logits.sum(dim=0)
-        self._sum = total if self._sum is None else self._sum + total
-        self._count += len(logits)
-
-    def _watch(self, targets: Mapping[int, Tensor]) -> None:
-        every = torch.cat(list(targets.values()))
-        log_k = math.log(max(2, self.prototypes))
-        self._monitors = {
-            "target_entropy": torch.special.entr(every.mean(dim=0)).sum() / log_k,
-            "single_target_entropy": torch.special.entr(every).sum(dim=-1).mean() / log_k,
-        }
-
-    def _local_features(self, seen: BackbonePass) -> list[Tensor]:
-        """Features of the local crops, in one pass, for they have one size."""
+    def _local_crops(self, seen: BackbonePass) -> list[View]:
         shorter = min(seen.source.shape[-2:])
         size = self.local_size or _half(seen.backbone, shorter)
         if size > shorter:
@@ -205,10 +209,8 @@ class DINO(MomentumTwoView):
                 f"local_size={size} is more than the {shorter} pixels of the images' shorter side; use fewer, or None "
                 f"for half"
             )
-        source = seen.source.detach()
-        magnitude = self.views.magnitude_at(seen.request.position)
-        crops = torch.cat([self.views.local(source, size, magnitude) for _ in range(self.local_crops)])
-        return list(seen.encode(crops, Role.LOCAL).features.chunk(self.local_crops))
+        source, magnitude = seen.source.detach(), self.views.magnitude_at(seen.request.position)
+        return [View(self.views.local(source, size, magnitude), Role.LOCAL) for _ in range(self.local_crops)]
 
     def _check_local_size(self, backbone: Backbone) -> None:
         if not self.local_crops:
@@ -227,36 +229,25 @@ class DINO(MomentumTwoView):
             )
 
 
-class _Head(nn.Module):
-    """Three layers, a normalised bottleneck, normalised prototypes (Caron et al., appendix C).
+@dataclass(frozen=True)
+class Assigned(Embeddings):
+    """What the heads make of the views, with the teacher's outputs ``logits`` that the assignments were made from."""
 
-    lightly's DINOProjectionHead has the prototypes under torch's old weight_norm, whose layers cannot be copied.
-    Normalised weights are weight_norm's with its gain held at 1, which is the paper's default.
-    """
-
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, batch_norm: bool = False) -> None:
-        super().__init__()
-        layers = [
-            (width, hidden, nn.BatchNorm1d(hidden) if batch_norm else None, nn.GELU()),
-            (hidden, hidden, nn.BatchNorm1d(hidden) if batch_norm else None, nn.GELU()),
-            (hidden, bottleneck, None, None),
-        ]
-        self.layers = heads().ProjectionHead(layers)
-        for layer in self.layers.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        self.prototypes = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of features ``(B, D)``."""
-        return F.linear(F.normalize(self.layers(features), dim=-1), F.normalize(self.prototypes, dim=-1))
+    logits: Mapping[int, Tensor]
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """H(targets, softmax(logits)), mean over the batch, of ``(B, K)`` each."""
-    return F.cross_entropy(logits, targets)
+def _checked_temperature(given: Any) -> tuple[float, float] | Shape:
+    if isinstance(given, Shape):
+        for value in given.values:
+            check_temperature(f"a value of teacher_temperature={given!r}", value)
+        return given
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise TypeError(
+            f"teacher_temperature must be two numbers, where it starts and where it stays, such as (0.04, 0.07), or a "
+            f"schedule; got {given!r}"
+        )
+    start, stop = (check_temperature("teacher_temperature", value) for value in given)
+    return start, stop
 
 
 def _half(backbone: Backbone, size: int) -> int:

@@ -26,18 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixplug.backbones import BackbonePass
-from mixplug.data.processes import gathered, rank
-from mixplug.objectives.heads import heads
-from mixplug.objectives.two_view import (
-    MomentumTwoView,
-    check_sizes,
-    check_temperature,
-    in_full_precision,
-    mean_over_pairs,
-    wide,
-)
+from mixplug.data.processes import gathered
+from mixplug.objectives.heads import MLPHead
+from mixplug.objectives.momentum import MomentumTwoView
+from mixplug.objectives.pairs import info_nce, info_nce_in_batch, to_float32
+from mixplug.objectives.two_view import check_sizes, check_temperature
+from mixplug.objectives.view_pairs import Embeddings
 from mixplug.schedules.phases import Position
+from mixplug.schedules.shapes import Schedule
 from mixplug.views.views import Views
 
 
@@ -50,7 +46,7 @@ class MoCoV2Plus(MomentumTwoView):
         hidden_dim: Width of the projector's hidden layer.
         out_dim: Width of queries and keys.
         temperature: Temperature t, above 0.
-        momentum: Where the momentum starts, in [0, 1]; it ends at 1.
+        momentum: Where the momentum starts, in [0, 1], on its way to 1 by half a cosine; or a schedule.
         symmetric: Whether both views are queries in the SSL phase.
 
     Raises:
@@ -69,7 +65,7 @@ class MoCoV2Plus(MomentumTwoView):
         hidden_dim: int = 2048,
         out_dim: int = 128,
         temperature: float = 0.2,
-        momentum: float = 0.99,
+        momentum: Schedule = 0.99,
         symmetric: bool = True,
     ) -> None:
         super().__init__(views, symmetric, momentum)
@@ -80,21 +76,19 @@ class MoCoV2Plus(MomentumTwoView):
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = heads().MoCoProjectionHead(width, self.hidden_dim, self.out_dim)
+        self.projector = MLPHead([width, self.hidden_dim, self.out_dim], batch_norm=False)
         self.register_buffer("queue", F.normalize(torch.randn(self.queue_size, self.out_dim), dim=-1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
 
-    def forward(self, seen: BackbonePass) -> Tensor:
-        """InfoNCE against the queue, mean over both views: a scalar of at least 0."""
-        features, keys = self.look(seen)
-        queries = {view: self.projector(f) for view, f in features.items()}
-        self.watch_collapse(queries[0])
-        with in_full_precision(seen.features):
-            for view, k in keys.items():
-                self._keys.setdefault(view, []).append(F.normalize(wide(k), dim=-1))
-            return mean_over_pairs(
-                lambda q, k: info_nce(wide(q), wide(k), wide(self.queue), self.temperature), queries, keys
-            )
+    def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """InfoNCE against the queue, at least 0; see the base class."""
+        return info_nce(predictions, targets, self.queue, self.temperature, soft_targets)
+
+    def note_embeddings(self, embedded: Embeddings) -> None:
+        """Keep the step's keys for the queue; see the base class."""
+        super().note_embeddings(embedded)
+        for view, keys in embedded.targets.items():
+            self._keys.setdefault(view, []).append(F.normalize(to_float32(keys), dim=-1))
 
     def before_step(self) -> None:
         """See the base class."""
@@ -117,7 +111,7 @@ class MoCoV3(MomentumTwoView):
         hidden_dim: Width of the hidden layers of projector and predictor.
         out_dim: Width of queries and keys.
         temperature: Temperature t, above 0.
-        momentum: Where the momentum starts, in [0, 1]; it ends at 1.
+        momentum: Where the momentum starts, in [0, 1], on its way to 1 by half a cosine; or a schedule.
         symmetric: Whether both views are queries in the SSL phase.
 
     Raises:
@@ -134,46 +128,24 @@ class MoCoV3(MomentumTwoView):
         hidden_dim: int = 4096,
         out_dim: int = 256,
         temperature: float = 0.2,
-        momentum: float = 0.99,
+        momentum: Schedule = 0.99,
         symmetric: bool = True,
     ) -> None:
         super().__init__(views, symmetric, momentum)
         check_sizes(hidden_dim=hidden_dim, out_dim=out_dim)
         self.hidden_dim, self.out_dim = hidden_dim, out_dim
         self.temperature = check_temperature("temperature", temperature)
+        # Both orders of the views, times 2t each.
+        self.scale = 2 * (2 * temperature)
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        head = heads().MoCoProjectionHead
-        self.projector = head(width, self.hidden_dim, self.out_dim, num_layers=3, batch_norm=True)
-        self.predictor = head(self.out_dim, self.hidden_dim, self.out_dim, num_layers=2, batch_norm=True)
+        self.projector = MLPHead([width, self.hidden_dim, self.hidden_dim, self.out_dim], last_norm="affine")
+        self.predictor = MLPHead([self.out_dim, self.hidden_dim, self.out_dim], last_norm="affine")
 
-    def forward(self, seen: BackbonePass) -> Tensor:
-        """The loss of algorithm 1, a scalar of at least 0."""
-        features, keys = self.look(seen)
-        projections = {view: self.projector(f) for view, f in features.items()}
-        self.watch_collapse(projections[0])
-        queries = {view: self.predictor(z) for view, z in projections.items()}
-        with in_full_precision(seen.features):
-            return 2 * mean_over_pairs(lambda q, k: contrast(wide(q), wide(k), self.temperature), queries, keys)
-
-
-def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """InfoNCE (He et al., 2020, Eq. 1): each query ``(B, D)`` finds its key ``(B, D)`` beside ``(K, D)`` negatives."""
-    queries, keys, negatives = (F.normalize(x, dim=-1) for x in (queries, keys, negatives))
-    positive = (queries * keys).sum(dim=-1, keepdim=True)
-    logits = torch.cat([positive, queries @ negatives.T], dim=1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long, device=queries.device))
-
-
-def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """MoCo v3's ``ctr`` (algorithm 1): each query ``(B, D)`` finds its key among those of the batch in all processes.
-
-    The mean over this process's queries, times 2 * temperature. Keys get no gradient.
-    """
-    queries, keys = F.normalize(queries, dim=-1), F.normalize(gathered(keys), dim=-1)
-    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
-    return F.cross_entropy(queries @ keys.T / temperature, own) * (2 * temperature)
+    def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """InfoNCE, at least 0; algorithm 1 multiplies it by 2t. See the base class."""
+        return info_nce_in_batch(predictions, targets, self.temperature, soft_targets)
 
 
 @torch.no_grad()

@@ -18,9 +18,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from mixplug.backbones import BackbonePass
-from mixplug.data.processes import world_size
-from mixplug.objectives.heads import heads, lightly
-from mixplug.objectives.two_view import TwoView, check_sizes, check_temperature, in_full_precision, wide
+from mixplug.objectives.heads import MLPHead
+from mixplug.objectives.pairs import nt_xent
+from mixplug.objectives.two_view import TwoView, check_sizes, check_temperature
+from mixplug.objectives.view_pairs import View
 from mixplug.views.views import Views
 
 
@@ -51,23 +52,12 @@ class SimCLR(TwoView):
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = heads().SimCLRProjectionHead(width, self.hidden_dim, self.out_dim)
+        self.projector = MLPHead([width, self.hidden_dim, self.out_dim], last_norm="affine")
 
-    def forward(self, seen: BackbonePass) -> Tensor:
-        """The NT-Xent loss, a scalar of at least 0."""
-        self.check_batch(seen.features)
-        first = self.projector(seen.features)
-        second = self.projector(seen.encode(self.other_view(seen)).features)
-        self.watch_collapse(first)
-        with in_full_precision(first):
-            return nt_xent(wide(first), wide(second), self.temperature)
+    def make_target(self, seen: BackbonePass, view: View, projection: Tensor | None) -> Tensor:
+        """The view's projection, which gets a gradient; see the base class."""
+        return self.projector(seen.encode(view.images).features) if projection is None else projection
 
-
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (Chen et al., 2020, Eq. 1) of a batch's projections ``(B, D)``, with the negatives of all processes.
-
-    It is the mean over this process's images: averaged over processes, as DDP averages gradients, it is the loss of
-    the whole batch.
-    """
-    loss = lightly("loss").NTXentLoss(temperature, gather_distributed=world_size() > 1)
-    return loss(first, second)
+    def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """NT-Xent, Eq. 1, at least 0; see the base class."""
+        return nt_xent(predictions, targets, self.temperature, soft_targets)

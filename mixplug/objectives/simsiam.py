@@ -14,12 +14,11 @@ Hyperparameters
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mixplug.backbones import BackbonePass
-from mixplug.objectives.heads import heads, lightly
-from mixplug.objectives.two_view import TwoView, check_sizes, in_full_precision, mean_over_pairs, wide
+from mixplug.objectives.heads import MLPHead
+from mixplug.objectives.pairs import negative_cosine
+from mixplug.objectives.two_view import TwoView, check_sizes
 from mixplug.views.views import Views
 
 
@@ -55,20 +54,9 @@ class SimSiam(TwoView):
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = heads().SimSiamProjectionHead(width, self.hidden_dim, self.out_dim)
-        self.predictor = heads().SimSiamPredictionHead(self.out_dim, self.bottleneck_dim, self.out_dim)
+        self.projector = MLPHead([width, self.hidden_dim, self.hidden_dim, self.out_dim], last_norm="plain")
+        self.predictor = MLPHead([self.out_dim, self.bottleneck_dim, self.out_dim])
 
-    def forward(self, seen: BackbonePass) -> Tensor:
-        """The loss of Eq. 2, a scalar in [-1, 1]."""
-        self.check_batch(seen.features)
-        first = self.projector(seen.features)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.symmetric):
-            second = self.projector(seen.encode(self.other_view(seen)).features)
-        self.watch_collapse(first)
-        predictions = {0: self.predictor(first)}
-        if self.symmetric:
-            predictions[1] = self.predictor(second)
-        distance = lightly("loss").NegativeCosineSimilarity()
-        with in_full_precision(first):
-            targets = {0: first.detach(), 1: second.detach()}
-            return mean_over_pairs(lambda p, z: distance(wide(p), wide(z)), predictions, targets)
+    def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """Eq. 1, in [-1, 1]; see the base class."""
+        return negative_cosine(predictions, targets, soft_targets)

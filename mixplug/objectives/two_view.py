@@ -1,9 +1,12 @@
-"""What objectives of two views have in common: passes, views, heads, momentum encoders, signs of collapse.
+"""What objectives of two views have in common: views, a table of pairs, heads, signs of collapse.
 
 What it does
     In the SSL phase the model's own pass sees view 0 of each image, and the encoder runs once more on view 1. In the
     MIX phase the image that the classifier sees *is* one view, so that pass is shared, and view 1 is the other. Views
     are made on the training device from the batch's own images (:class:`mixplug.Views`).
+
+    A table of *pairs* says which view predicts which (:meth:`TwoView.pairs`), and a loss of a pair gives a value for
+    each image (:meth:`TwoView.pair_loss`). The loss of a step is their mean.
 
 What a step costs, in passes of the encoder (a forward and backward is 3 forwards)
     =====================================  ===============================  ====================================
@@ -22,6 +25,11 @@ Symmetry
     alone predict view 1; it is weighed as both terms are together. With a momentum encoder the MIX phase is one-sided
     in any case: the other side would cost a second pass with gradient.
 
+What other methods change
+    :meth:`TwoView.add_amendment` takes functions that change a step's views and pairs: further views, such as mixed
+    images, pairs of them with soft targets, or other images for view 1. :meth:`TwoView.pair_losses` gives each image's
+    loss for any views and pairs, so that views can be chosen by it. Neither knows the method.
+
 Caveats
     BatchNorm in heads (all but MoCoV2Plus's and DINO's) takes its statistics from the microbatch at hand, and SimCLR
     and MoCoV3 their negatives: a run in microbatches is another run, which mixplug warns of. FSDP is refused, since the
@@ -30,21 +38,21 @@ Caveats
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mixplug.backbones import Backbone, BackbonePass, PassRequest
+from mixplug.backbones import Backbone, BackbonePass, PassRequest, Role
 from mixplug.checks import check_bool, check_int, check_real
 from mixplug.objectives.base import Objective
+from mixplug.objectives.pairs import to_float32
+from mixplug.objectives.view_pairs import Embeddings, Pair, PairsAmendment, View, ViewPairs
 from mixplug.schedules.phases import Phase, Position
 from mixplug.views.views import Views
 
@@ -54,7 +62,8 @@ Self = TypeVar("Self", bound="TwoView")
 class TwoView(Objective):
     """Base of the objectives of two views.
 
-    A subclass makes its heads in :meth:`make_heads` and its loss in :meth:`forward`.
+    A subclass makes its heads in :meth:`make_heads` and says its loss in :meth:`pair_loss`; one whose loss is no mean
+    over images says it in :meth:`forward`.
 
     Args:
         views: A recipe's name for :class:`mixplug.Views`, or one made.
@@ -65,8 +74,11 @@ class TwoView(Objective):
         ValueError: there is no such recipe of views.
     """
 
+    projector: nn.Module
     single_pass = False
-    #: Names of the constructor's arguments, for ``repr`` and so for the comparison of checkpoints.
+    #: What the mean over pairs and images is multiplied by, such as 2 where a paper adds both orders of its views.
+    scale = 1.0
+    #: Names of the constructor's arguments, for ``repr``.
     settings: tuple[str, ...] = ("views", "symmetric")
 
     def __init__(self, views: str | Views, symmetric: bool = True) -> None:
@@ -76,11 +88,12 @@ class TwoView(Objective):
         self.views = Views(views) if isinstance(views, str) else views
         self.symmetric = check_bool("symmetric", symmetric)
         self._width: int | None = None
+        self._amendments: list[PairsAmendment] = []
         self._monitors: dict[str, Tensor] = {}
 
     @abstractmethod
     def make_heads(self, width: int) -> None:
-        """Create the heads for features ``width`` wide."""
+        """Create ``self.projector`` and, where there is one, ``self.predictor`` for features ``width`` wide."""
 
     def build(self: Self, backbone: Backbone) -> Self:
         """Create the heads on the backbone's device and in its dtype; see the base class."""
@@ -108,6 +121,99 @@ class TwoView(Objective):
         """Numbers that change over the training, to be logged."""
         return {}
 
+    def pairs(self, position: Position) -> list[Pair]:
+        """Which view predicts which at ``position``."""
+        return [Pair(0, 1), Pair(1, 0)] if self.symmetric else [Pair(0, 1)]
+
+    def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """The loss of each image, ``(B,)``, of at least float32.
+
+        Args:
+            predictions: Of a view, ``(B, D)``.
+            targets: What they predict, of another view, ``(B, D)``.
+            soft_targets: ``(B, B)`` or None; see :mod:`mixplug.objectives.pairs`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say its loss in pair_loss, or in forward")
+
+    def forward(self, seen: BackbonePass) -> Tensor:
+        """The mean of :meth:`pair_loss` over pairs and images, times ``scale``: a scalar of at least float32."""
+        self.check_batch(seen.features)
+        compared = self.view_pairs(seen)
+        embedded = self.embed_views(seen, compared)
+        self.note_embeddings(embedded)
+        losses = [loss.mean() for loss in self._losses(compared, embedded)]
+        return self._mean_over_pairs(compared, losses)
+
+    def pair_losses(self, seen: BackbonePass, compared: ViewPairs) -> Tensor:
+        """Each image's loss ``(B,)``, the mean over pairs, of other views than those of the step.
+
+        It notes nothing: queues, centres and monitors stay as they were. BatchNorm in training mode counts the views in
+        its running statistics, which no loss reads.
+
+        Args:
+            seen: A pass that saw view 0; further views are encoded as it was.
+            compared: The views and their pairs.
+
+        Example:
+            How hard it is to tell that two views are of one image:
+
+            >>> with torch.no_grad():  # doctest: +SKIP
+            ...     seen = backbone.encode(one)
+            ...     views = {0: View(one, Role.SHARED), 1: View(other)}
+            ...     losses = objective.pair_losses(seen, ViewPairs(views, [Pair(0, 1)]))
+        """
+        return self._mean_over_pairs(compared, self._losses(compared, self.embed_views(seen, compared)))
+
+    def add_amendment(self, amendment: PairsAmendment) -> None:
+        """Have ``amendment`` change what is compared from now on, after those that are there; once, however often.
+
+        Raises:
+            TypeError: it cannot be called.
+        """
+        if not callable(amendment):
+            raise TypeError(f"an amendment must be a function (compared, seen) -> compared, got {amendment!r}")
+        if amendment not in self._amendments:
+            self._amendments.append(amendment)
+
+    def view_pairs(self, seen: BackbonePass) -> ViewPairs:
+        """The views of this step and the pairs that are compared, as all amendments leave them."""
+        compared = ViewPairs(self.make_views(seen), self.pairs(seen.request.position))
+        for amendment in self._amendments:
+            compared = amendment(compared, seen)
+        return compared
+
+    def make_views(self, seen: BackbonePass) -> dict[int, View]:
+        """The views by number."""
+        return {0: View(seen.images, Role.SHARED), 1: View(self.other_view(seen))}
+
+    def embed_views(self, seen: BackbonePass, compared: ViewPairs) -> Embeddings:
+        """Run the encoder and the heads on the views that are compared."""
+        features = self._encode(seen, compared)
+        projections = {view: self.projector(features[view]) for view in compared.predicting}
+        predictor = getattr(self, "predictor", None)
+        predictions = {view: z if predictor is None else predictor(z) for view, z in projections.items()}
+        targets = {
+            view: self.make_target(seen, compared.views[view], projections.get(view)) for view in compared.predicted
+        }
+        return Embeddings(projections, predictions, targets)
+
+    def make_target(self, seen: BackbonePass, view: View, projection: Tensor | None) -> Tensor:
+        """What is predicted of ``view``, ``(B, D)``: its projection, where the gradient stops.
+
+        Args:
+            seen: The model's own pass.
+            view: The one that is predicted.
+            projection: The view's, where it predicts too.
+        """
+        if projection is not None:
+            return projection.detach()
+        with torch.no_grad():
+            return self.projector(seen.encode(view.images, Role.KEY).features)
+
+    def note_embeddings(self, embedded: Embeddings) -> None:
+        """Keep what :meth:`after_step` needs of a step, and what is to be logged."""
+        self.watch_collapse(embedded.projections[0])
+
     def other_view(self, seen: BackbonePass) -> Tensor:
         """View 1 of the images that came to the shared pass.
 
@@ -119,13 +225,13 @@ class TwoView(Objective):
         return self.views(seen.source.detach(), which=1, magnitude=magnitude)
 
     def watch_collapse(self, embeddings: Tensor) -> None:
-        """Note how far the normalised ``embeddings`` ``(B, D)`` spread.
+        """Note how far apart the normalised ``embeddings`` ``(B, D)`` are.
 
         ``embedding_std`` is their standard deviation over the batch, mean over dimensions, times sqrt(D): about 1 for
         embeddings in all directions, 0 for one and the same (Chen and He, 2021, section 4.1).
         """
-        spread = F.normalize(wide(embeddings.detach()), dim=-1).std(dim=0, correction=0).mean()
-        self._monitors = {"embedding_std": spread * math.sqrt(embeddings.shape[-1])}
+        unit = F.normalize(to_float32(embeddings.detach()), dim=-1)
+        self._monitors = {"embedding_std": unit.std(dim=0, correction=0).mean() * math.sqrt(embeddings.shape[-1])}
 
     def monitors(self) -> Mapping[str, Tensor]:
         """See the base class."""
@@ -147,6 +253,31 @@ class TwoView(Objective):
                 f"drop_last=True, another batch size or larger microbatches"
             )
 
+    def _encode(self, seen: BackbonePass, compared: ViewPairs) -> dict[int, Tensor]:
+        """Features ``(B, D)`` of the views that predict."""
+        features, local = {}, {}
+        for number in compared.predicting:
+            view = compared.views[number]
+            if view.role is Role.LOCAL:
+                local[number] = view.images
+            else:
+                features[number] = (seen if view.role is Role.SHARED else seen.encode(view.images)).features
+        if local:
+            together = seen.encode(torch.cat(list(local.values())), Role.LOCAL).features
+            features |= zip(local, together.chunk(len(local)), strict=True)
+        return features
+
+    def _losses(self, compared: ViewPairs, embedded: Embeddings) -> list[Tensor]:
+        """Each pair's loss, ``(B,)``."""
+        return [
+            self.pair_loss(embedded.predictions[p.predicting], embedded.targets[p.predicted], p.soft_targets)
+            for p in compared.pairs
+        ]
+
+    def _mean_over_pairs(self, compared: ViewPairs, losses: list[Tensor]) -> Tensor:
+        weighted = [pair.weight * self.scale * loss for pair, loss in zip(compared.pairs, losses, strict=True)]
+        return torch.stack(weighted).sum(dim=0) / sum(pair.weight for pair in compared.pairs)
+
     def _first_view(self, images: Tensor, magnitude: float) -> Tensor:
         self._check_source(images)
         return self.views(images, 0, magnitude)
@@ -162,133 +293,6 @@ class TwoView(Objective):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings if name != "views")
-
-
-class MomentumTwoView(TwoView):
-    """Base of those with a momentum encoder, which follows the encoder and gets no gradient.
-
-    After each step of the SSL and MIX phases ``slow = m * slow + (1 - m) * fast`` with
-    ``m = 1 - (1 - momentum) * (cos(pi * t) + 1) / 2``, t the progress of SSL and MIX together (Grill et al., 2020,
-    section 3.3; Chen et al., 2021; Caron et al., 2021).
-
-    Args:
-        views: See :class:`TwoView`.
-        symmetric: See :class:`TwoView`.
-        momentum: Where the momentum starts, in [0, 1]; it ends at 1.
-    """
-
-    projector: nn.Module
-    settings = (*TwoView.settings, "momentum")
-
-    def __init__(self, views: str | Views, symmetric: bool, momentum: float) -> None:
-        super().__init__(views, symmetric)
-        self.momentum = check_real("momentum", momentum, 0, 1)
-
-    @abstractmethod
-    def make_heads(self, width: int) -> None:
-        """Create the heads, among them ``self.projector``, which the momentum encoder has a copy of."""
-
-    def build(self: Any, backbone: Backbone) -> Any:
-        """See the base class."""
-        new = self._width is None
-        super().build(backbone)
-        if new:
-            self.momentum_encoder = backbone.frozen_copy()
-            self.momentum_projector = copy.deepcopy(self.projector).requires_grad_(False)
-        else:
-            self._check_fit(backbone)
-        self._encoder = [backbone.model]  # in a list, for it is the model's own
-        return self
-
-    def _check_fit(self, backbone: Backbone) -> None:
-        fast = {name: p.shape for name, p in backbone.model.named_parameters()}
-        for name, slow in self.momentum_encoder.model.named_parameters():
-            if fast.get(name) != slow.shape:
-                raise ValueError(
-                    f"this {type(self).__name__} was built for another encoder, whose {name} is {tuple(slow.shape)} "
-                    f"and not {tuple(fast[name]) if name in fast else 'missing'}; make a new one"
-                )
-
-    def frozen_parameters(self) -> Iterable[nn.Parameter]:
-        """Those of the momentum encoder."""
-        return (*self.momentum_encoder.parameters(), *self.momentum_projector.parameters())
-
-    def begin(self) -> None:
-        """Copy the weights that the encoder has now."""
-        with torch.no_grad():
-            for slow, fast in self._followed():
-                slow.copy_(fast)
-
-    def after_step(self, position: Position) -> None:
-        """Let the momentum encoder follow."""
-        slow, fast = (list(tensors) for tensors in zip(*self._followed_parameters(), strict=True))
-        get_ema_multi_avg_fn(self.momentum_at(position))(slow, fast, None)
-
-    def momentum_at(self, position: Position) -> float:
-        """M at ``position``."""
-        return cosine(self.momentum, 1.0, position.ssl_progress)
-
-    def scheduled(self, position: Position) -> Mapping[str, float]:
-        """See the base class."""
-        return {"momentum": self.momentum_at(position)}
-
-    def one_sided(self, seen: BackbonePass) -> bool:
-        """Whether view 0 alone predicts."""
-        return not self.symmetric or seen.request.position.phase is Phase.MIX
-
-    def look(self, seen: BackbonePass) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """By view, the encoder's features ``(B, D)`` of those that predict, and the momentum projector's output.
-
-        The latter, ``(B, P)``, is of those that are predicted.
-        """
-        self.check_batch(seen.features)
-        other = self.other_view(seen)
-        slow = {1: self._slow(seen, other)}
-        if self.one_sided(seen):
-            return {0: seen.features}, slow
-        return {0: seen.features, 1: seen.encode(other).features}, {0: self._slow(seen, seen.images), **slow}
-
-    def _slow(self, seen: BackbonePass, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.momentum_projector(seen.encode_by(self.momentum_encoder, images))
-
-    def _followed_parameters(self) -> Iterable[tuple[Tensor, Tensor]]:
-        for slow, fast in self._networks():
-            fasts = dict(fast.named_parameters())
-            yield from ((value, fasts[name].detach()) for name, value in slow.named_parameters())
-
-    def _followed(self) -> Iterable[tuple[Tensor, Tensor]]:
-        yield from self._followed_parameters()
-        for slow, fast in self._networks():
-            fasts = dict(fast.named_buffers())
-            yield from ((value, fasts[name]) for name, value in slow.named_buffers())
-
-    def _networks(self) -> tuple[tuple[nn.Module, nn.Module], ...]:
-        return (self.momentum_encoder.model, self._encoder[0]), (self.momentum_projector, self.projector)
-
-
-def mean_over_pairs(
-    term: Callable[[Tensor, Tensor], Tensor], predictions: Mapping[int, Tensor], targets: Mapping[int, Tensor]
-) -> Tensor:
-    """The mean of ``term(prediction, target)`` over pairs of different views."""
-    terms = [term(q, k) for i, q in predictions.items() for j, k in targets.items() if i != j]
-    return torch.stack(terms).mean()
-
-
-def cosine(start: float, stop: float, progress: float) -> float:
-    """Half a cosine from ``start`` to ``stop`` over ``progress`` in [0, 1]."""
-    return stop - (stop - start) * (math.cos(math.pi * progress) + 1) / 2
-
-
-def wide(values: Tensor) -> Tensor:
-    """``values`` in at least float32, for losses under autocast."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def in_full_precision(values: Tensor) -> torch.autocast:
-    """A context without autocast, so that products of float32 embeddings are float32."""
-    # Where operations are counted, tensors have no values and no device that could be autocast.
-    return torch.autocast("cpu" if values.is_meta else values.device.type, enabled=False)
 
 
 def check_temperature(name: str, value: float) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mixplug import DINO, MAE, Phase, Position, SimSiam, backbone_of
-from mixplug.objectives import two_view
+from mixplug import DINO, MAE, Phase, Position, Ramp, SimSiam, Steps, backbone_of
+from mixplug.objectives.moco import enqueue
 from mixplug.views.views import Views
 
 every = pytest.mark.parametrize("name", OBJECTIVES)
@@ -179,8 +180,6 @@ def test_the_momentum_encoder_is_the_encoder_without_its_classifier(name, kind):
 def test_microbatches_fill_the_queue_as_a_whole_batch_does():
     model, backbone, objective = built("MoCoV2Plus")
     objective.views = Views("mocov2", mean=0.5, std=0.1, magnitude=0.0)
-    for view in range(2):
-        del view
     x = images(8)
     queues = []
     for parts in (1, 2, 4):
@@ -220,6 +219,37 @@ def test_the_centre_of_dino_moves_as_defined():
     objective.after_step(Position(Phase.SSL))
     assert sum(map(len, outputs)) == 24
     torch.testing.assert_close(objective.center, 0.7 * before + 0.3 * torch.cat(outputs).mean(dim=0))
+
+
+def test_the_queue_holds_the_latest_keys():
+    queue, oldest = torch.zeros(5, 2), torch.zeros((), dtype=torch.long)
+    history = [torch.zeros(2)] * 5
+    for step, count in enumerate((2, 2, 3, 1, 7, 5)):
+        keys = images(count, 2, seed=step)
+        enqueue(queue, oldest, keys)
+        history = [*history, *keys][-5:]
+        # From the oldest on, round the end.
+        assert torch.equal(queue.roll(-int(oldest), 0), torch.stack(history))
+
+
+@with_momentum
+def test_the_momentum_goes_up_by_half_a_cosine_or_as_a_schedule_says(name):
+    """Grill et al., 2020, section 3.3: tau = 1 - (1 - tau_base) * (cos(pi k / K) + 1) / 2."""
+    positions = [Position(Phase.SSL, 0, k / 10) for k in range(11)]
+    momenta = [OBJECTIVES[name]().momentum_at(position) for position in positions]
+    assert momenta == [1 - (1 - 0.9) * (math.cos(math.pi * k / 10) + 1) / 2 for k in range(11)]
+    constant = OBJECTIVES[name](momentum=Ramp(0.99, 0.99))
+    assert {constant.momentum_at(position) for position in positions} == {0.99}
+    by_phase = OBJECTIVES[name](momentum=Steps({0: 0.5, 0.5: 0.8}, over="phase"))
+    assert [by_phase.momentum_at(Position(Phase.MIX, t, 0.9)) for t in (0.4, 0.5)] == [0.5, 0.8]
+
+
+def test_the_temperature_of_dinos_teacher_follows_a_schedule():
+    position = Position(Phase.MIX, 0.2, 0.6)
+    for schedule, expected in ((Ramp(0.04, 0.09), 0.07), (Ramp(0.04, 0.09, over="mix"), 0.05)):
+        found = OBJECTIVES["DINO"](teacher_temperature=schedule).teacher_temperature_at(position)
+        assert found == pytest.approx(expected)
+    assert OBJECTIVES["DINO"](temperature_warmup=0).teacher_temperature_at(Position(Phase.SSL)) == 0.07
 
 
 def test_the_temperature_of_dinos_teacher_warms_up_and_its_prototypes_are_held():
@@ -336,6 +366,12 @@ def test_it_is_made_once_for_one_width(name):
         (lambda: OBJECTIVES["MoCoV2Plus"](queue_size=0), ValueError, "queue_size"),
         (lambda: OBJECTIVES["DINO"](teacher_temperature=0.04), TypeError, "teacher_temperature must be two numbers"),
         (lambda: OBJECTIVES["DINO"](teacher_temperature=(0.04, 0)), ValueError, "teacher_temperature"),
+        (
+            lambda: OBJECTIVES["DINO"](teacher_temperature=Ramp(0, 0.1)),
+            ValueError,
+            r"a value of teacher_temperature=Ramp",
+        ),
+        (lambda: OBJECTIVES["BYOL"](momentum=Ramp(0.9, 1.1)), ValueError, "momentum=Ramp"),
         (lambda: OBJECTIVES["DINO"](local_crops=-1), ValueError, "local_crops"),
         (lambda: OBJECTIVES["DINO"](freeze_prototypes=2), ValueError, "freeze_prototypes"),
         (lambda: built("DINO", local_crops=2), ValueError, "dynamic_img_size=True .* or use local_crops=0"),
@@ -367,5 +403,5 @@ def test_its_repr_names_its_settings(name):
 
 def test_defaults_are_the_papers():
     assert DINO().prototypes == 65536
-    assert two_view.cosine(0.996, 1, 0) == pytest.approx(0.996)
+    assert DINO().momentum == 0.996
     assert views("simsiam").mean == (0.5,)

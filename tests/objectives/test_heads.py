@@ -1,0 +1,79 @@
+"""Heads against lightly's, which checkpoints of earlier versions hold: the same weights by the same names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightly.models.modules import heads
+from shared.tiny import images, tiny_vit
+from shared.two_view import OBJECTIVES
+from torch import nn
+
+from mixplug import backbone_of
+from mixplug.objectives.heads import PrototypeHead
+
+# What tests/shared/two_view.py makes of features 16 wide.
+LIGHTLYS = {
+    "SimSiam": [heads.SimSiamProjectionHead(16, 16, 8), heads.SimSiamPredictionHead(8, 4, 8)],
+    "SimCLR": [heads.SimCLRProjectionHead(16, 16, 8)],
+    "BYOL": [heads.BYOLProjectionHead(16, 16, 8), heads.BYOLPredictionHead(8, 16, 8)],
+    "MoCoV2Plus": [heads.MoCoProjectionHead(16, 16, 8)],
+    "MoCoV3": [
+        heads.MoCoProjectionHead(16, 16, 8, num_layers=3, batch_norm=True),
+        heads.MoCoProjectionHead(8, 16, 8, num_layers=2, batch_norm=True),
+    ],
+}
+
+
+def reset(*modules):
+    """Draw new weights, in the order in which the modules' constructors drew them."""
+    torch.manual_seed(3)
+    for module in modules:
+        for layer in module.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+
+
+@pytest.mark.parametrize("name", LIGHTLYS)
+def test_heads_are_lightlys(name):
+    objective = OBJECTIVES[name]()
+    torch.manual_seed(3)
+    objective.make_heads(16)
+    ours = [getattr(objective, head) for head in ("projector", "predictor") if hasattr(objective, head)]
+    reset(*LIGHTLYS[name])
+    for mine, theirs in zip(ours, LIGHTLYS[name], strict=True):
+        expected = theirs.state_dict()
+        assert list(mine.state_dict()) == list(expected)
+        assert all(torch.equal(value, expected[key]) for key, value in mine.state_dict().items())
+        x = images(6, expected["layers.0.weight"].shape[1])
+        torch.testing.assert_close(mine(x), theirs(x), rtol=1e-6, atol=1e-6)
+        assert [type(layer) for layer in mine.layers] == [type(layer) for layer in theirs.layers]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_head_of_dino_is_lightlys(batch_norm):
+    torch.manual_seed(3)
+    ours = PrototypeHead(6, 8, 4, 10, batch_norm)
+    torch.manual_seed(3)
+    theirs = heads.DINOProjectionHead(6, 8, 4, 10, batch_norm)
+    assert torch.equal(ours.prototypes, theirs.last_layer.weight_v)
+    expected = theirs.layers.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in ours.layers.layers.state_dict().items())
+    torch.testing.assert_close(ours(images(3, 6)), theirs(images(3, 6)), rtol=1e-6, atol=1e-6)
+
+
+def test_the_head_of_dino_is_torchs_weight_norm_with_its_gain_at_1():
+    head = PrototypeHead(6, 8, 4, 10).double()
+    literal = nn.utils.parametrizations.weight_norm(nn.Linear(4, 10, bias=False).double())
+    literal.parametrizations.weight.original0.data.fill_(1)
+    literal.parametrizations.weight.original1.data.copy_(head.prototypes)
+    x = images(3, 6, dtype=torch.float64)
+    bottleneck = head.layers(x)
+    expected = literal(bottleneck / bottleneck.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(head(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_names_in_a_checkpoint_stay():
+    state = OBJECTIVES["DINO"]().build(backbone_of(tiny_vit())).state_dict()
+    assert {"center", "projector.prototypes", "projector.layers.layers.0.weight"} <= set(state)
+    assert "momentum_projector.layers.layers.4.bias" in state
