@@ -10,8 +10,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Composer asks a service on the network for a newer version unless told not to.
 os.environ.setdefault("MOSAICML_PLATFORM", "false")
 
+import hypothesis
 import pytest
 import torch
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machine")
 
 WITH_COMPOSER = ["algorithms", "lab", "test_readme.py"]
 collect_ignore = [] if find_spec("composer") else WITH_COMPOSER
