@@ -211,7 +211,7 @@ def test_the_labelled_data_itself_is_not_mixed():
     assert_same_weights(same, fitted([MixTraining()]))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_augmented_by_workers_runs_resume_bit_for_bit(tmp_path, workers):
     image_files.train_and_test(tmp_path / "data", count=3)
     split = load_dataset("image_folder", root=tmp_path / "data", in_memory=False)
