@@ -49,7 +49,7 @@ def distributed(workers=0):
 
 ORDERS = [shuffled, with_generator, with_samplers_generator, distributed]
 orders = pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.__name__)
-masks = pytest.mark.parametrize("mask", ["features", "input"])
+masks = pytest.mark.parametrize("mask", [pytest.param("features", marks=pytest.mark.slow), "input"])
 datas = pytest.mark.parametrize("data", ["equal", "other"])
 
 

@@ -60,7 +60,7 @@ def test_knn_in_chunks_is_knn(monkeypatch):
     assert knn_accuracy(*train, *test) == whole
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scale=st.floats(1e-3, 1e3), temperature=st.floats(1e-3, 10), k=st.integers(1, 20), seed=st.integers(0, 1000))
 def test_knn_knows_directions_only_and_no_order(scale, temperature, k, seed):
     train, test = clusters(30, seed=seed), clusters(40, seed=seed + 1)

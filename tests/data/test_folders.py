@@ -5,12 +5,10 @@ import pytest
 import torch
 from PIL import Image
 from shared import image_files
-from shared.settings import classifier, resumes_from_every_batch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
-from mixplug import ExactResumption
 from mixplug.data.datasets import IMAGENET_STATISTICS, load_dataset, load_unlabelled
 from mixplug.data.loaders import ImageLoader
 
@@ -102,24 +100,6 @@ def test_large_images_go_through_workers(tmp_path):
         assert batches[0][0].shape == (5, 3, 8, 8)
         orders.append(torch.cat([y for _, y in batches]))
     assert not torch.equal(*orders)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_augmented_by_workers_runs_resume_bit_for_bit(tmp_path, workers):
-    image_files.train_and_test(tmp_path / "data", count=3)
-    split = load_dataset("image_folder", root=tmp_path / "data", in_memory=False)
-
-    def loader():
-        return split.train_loader(3, crop_padding=2, flip=True, workers=workers, seed=1)
-
-    interruptions = resumes_from_every_batch(
-        tmp_path / "checkpoints",
-        lambda: [ExactResumption()],
-        model=lambda: classifier(in_chans=3),
-        train_dataloader=loader,
-        max_duration="3ep",
-    )
-    assert interruptions == 5
 
 
 def test_large_images_are_not_kept(tmp_path, monkeypatch):

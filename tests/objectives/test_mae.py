@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shared.tiny import images, tiny_vit
 from torch import nn
@@ -105,7 +105,6 @@ def test_an_image_of_one_patch_has_nothing_to_hide():
         backbone.encode(images(2), mae.request(Phase.SSL))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 def test_patchify_round_trip(channels, rows, columns, ph, pw):
     x = images(2, channels, rows * ph, columns * pw)

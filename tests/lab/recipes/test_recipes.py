@@ -329,6 +329,7 @@ def test_a_methods_own_optimizer_and_scheduler():
     assert settings_of(recipe, "mix") != settings_of(load_recipe(TINY), "mix")
 
 
+@pytest.mark.slow
 def test_compiled_as_eager():
     short = ["ssl_duration=2ba", "sl_duration=2ba"]
     eager, compiled = (

@@ -8,9 +8,11 @@ import pytest
 import torch
 from composer.core import Callback, DataSpec, Evaluator
 from composer.utils import dist
+from shared import image_files
 from shared.settings import classifier, resumes_from_every_batch, trainer, weights
 
-from mixplug import MAE, MixTraining, MixupSSLData
+from mixplug import MAE, ExactResumption, MixTraining, MixupSSLData
+from mixplug.data.datasets import load_dataset
 from mixplug.data.loaders import ImageLoader
 
 COUNT = 20
@@ -207,3 +209,21 @@ def test_the_labelled_data_itself_is_not_mixed():
     data = image_loader()
     same = fitted([MixTraining(ssl_dataloader=data)], train_dataloader=data)
     assert_same_weights(same, fitted([MixTraining()]))
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_augmented_by_workers_runs_resume_bit_for_bit(tmp_path, workers):
+    image_files.train_and_test(tmp_path / "data", count=3)
+    split = load_dataset("image_folder", root=tmp_path / "data", in_memory=False)
+
+    def loader():
+        return split.train_loader(3, crop_padding=2, flip=True, workers=workers, seed=1)
+
+    interruptions = resumes_from_every_batch(
+        tmp_path / "checkpoints",
+        lambda: [ExactResumption()],
+        model=lambda: classifier(in_chans=3),
+        train_dataloader=loader,
+        max_duration="3ep",
+    )
+    assert interruptions == 5

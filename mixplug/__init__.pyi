@@ -1,0 +1,55 @@
+# The public names, each once: a line here is all it takes to export one. `mixplug/__init__.py` reads this file.
+
+from .algorithms.exact_resumption import ExactResumption as ExactResumption
+from .algorithms.fused_backbone_pass import FusedBackbonePass as FusedBackbonePass
+from .algorithms.joint_loss import JointLoss as JointLoss
+from .algorithms.mixtraining import MixTraining as MixTraining
+from .algorithms.mixup_ssl_data import MixupSSLData as MixupSSLData
+from .algorithms.multi_task_classifier import MultiTaskClassifier as MultiTaskClassifier
+from .algorithms.optimizer_settings import OptimizerSettings as OptimizerSettings
+from .algorithms.patch_scaling import PatchScaling as PatchScaling
+from .algorithms.phase_scheduler import PhaseScheduler as PhaseScheduler
+from .algorithms.phase_switch import PhaseSwitch as PhaseSwitch
+from .algorithms.probes import LinearProbe as LinearProbe
+from .algorithms.probes import OnlineKNN as OnlineKNN
+from .algorithms.token_dropout import TokenDropout as TokenDropout
+from .algorithms.trainer.passes import encoder_pass_of as encoder_pass_of
+from .backbones.base import Backbone as Backbone
+from .backbones.base import BackbonePass as BackbonePass
+from .backbones.base import PassRequest as PassRequest
+from .backbones.base import Role as Role
+from .backbones.exporting import export as export
+from .backbones.finding import backbone_of as backbone_of
+from .backbones.selection import random_tokens as random_tokens
+from .backbones.stems import small_image_stem as small_image_stem
+from .backbones.vit import ViTBackbone as ViTBackbone
+from .objectives.base import Objective as Objective
+from .objectives.byol import BYOL as BYOL
+from .objectives.dino import DINO as DINO
+from .objectives.joint import LossWeights as LossWeights
+from .objectives.joint import joint_loss as joint_loss
+from .objectives.joint import phase_weights as phase_weights
+from .objectives.mae import MAE as MAE
+from .objectives.moco import MoCoV2Plus as MoCoV2Plus
+from .objectives.moco import MoCoV3 as MoCoV3
+from .objectives.multi_task import multi_task_cross_entropy as multi_task_cross_entropy
+from .objectives.multi_task import split_logits as split_logits
+from .objectives.simclr import SimCLR as SimCLR
+from .objectives.simsiam import SimSiam as SimSiam
+from .schedules.phases import Phase as Phase
+from .schedules.phases import PhasePlan as PhasePlan
+from .schedules.phases import PhaseSpan as PhaseSpan
+from .schedules.phases import Position as Position
+from .schedules.shapes import Cosine as Cosine
+from .schedules.shapes import Points as Points
+from .schedules.shapes import Polynomial as Polynomial
+from .schedules.shapes import Ramp as Ramp
+from .schedules.shapes import Steps as Steps
+from .training.encoder_pass import EncoderPass as EncoderPass
+from .training.step import Training as Training
+from .views.mixing import MixingFunction as MixingFunction
+from .views.mixing import mixup_ssl as mixup_ssl
+from .views.recipes import ViewRecipe as ViewRecipe
+from .views.views import Views as Views
+
+__version__: str
