@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from shared.fake_runs import fake_comparison, fake_run, fake_sweep
 
-from mixplug.lab.cli.main import _print_table
+from mixplug.lab.cli.console import print_table
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.pages.tables import comparison_table, measured, sweep_listing, sweep_table
 from mixplug.lab.runs.results import Comparison, RunResult
@@ -226,7 +226,7 @@ def test_tasks_in_a_sweep():
 
 def test_a_narrow_terminal_gets_every_character():
     console = Console(file=io.StringIO(), width=40, soft_wrap=True)
-    _print_table(console, comparison_table(fake_comparison(*PAPER, "fraction=0.1")))
+    print_table(console, comparison_table(fake_comparison(*PAPER, "fraction=0.1")))
     printed = console.file.getvalue()
     assert "…" not in printed
     for text in ("SSL+MIX+SL", "Paper (s)", "MixTraining", "1253.65", "4 runs."):
