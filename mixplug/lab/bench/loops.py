@@ -56,7 +56,7 @@ class StepLoop:
         self.optimizer = make_optimizer(recipe, method, trained)
 
     def head(self, experiment: Experiment) -> nn.Module | None:
-        """What is trained beside the model."""
+        """What is trained with the model."""
         raise NotImplementedError
 
     def steps(self, progress: float) -> Iterator[Any]:

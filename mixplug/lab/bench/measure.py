@@ -36,7 +36,7 @@ def measure(recipe: Recipe, turns: int, steps: int, report: Report | None = None
 
     Everything runs in one process and by turns: in each turn every phase of every method runs for a few steps on its
     Trainer, and so does the loop in plain PyTorch with the same arithmetic, right before or after it. A machine that
-    is sometimes slower is so for all of them. A phase's turns are spread evenly over the phase.
+    is sometimes slower is so for all of them. A phase's turns are at even distances over the phase.
 
     Args:
         recipe: The recipe.

@@ -59,7 +59,7 @@ def describe_measurement(command: str, turns: int, steps: int, environment: dict
 
 
 def step_table(bench: Bench) -> Table:
-    """A line for each phase of each method: operations, time, rate, memory, and the time beside the plain loop's."""
+    """A line for each phase of each method: operations, time, rate, memory, and the time over the plain loop's."""
     stages = bench.stages
     return Table(
         [
@@ -93,7 +93,7 @@ def step_table(bench: Bench) -> Table:
 
 
 def training_table(bench: Bench) -> Table:
-    """A line for each method: what a whole training costs, and its speedup beside the ideal one."""
+    """A line for each method: what a whole training costs, and its speedup and the ideal one."""
     methods = bench.methods
     columns = [
         Column("Method", [bench.of(m)[0].label for m in methods], words=True),

@@ -109,7 +109,7 @@ class Bench:
         recipe: The recipe's description.
         settings: The recipe as primitives.
         stages: Every phase of every method.
-        loops: The loops beside them, by key.
+        loops: The loops in plain PyTorch, by key.
         environment: Versions and machine.
         command: What makes it again.
     """

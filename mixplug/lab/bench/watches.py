@@ -1,4 +1,4 @@
-"""Callbacks that look into a step: its arithmetic, its parts, its memory."""
+"""Callbacks that measure a step: its arithmetic, its parts, its memory."""
 
 from __future__ import annotations
 

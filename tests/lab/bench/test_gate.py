@@ -48,7 +48,7 @@ class WithAProductMore(Experiment):
 
 
 class WithAPassMore(Experiment):
-    """Something has another look at the images, without a gradient: by far less than chance in operations."""
+    """The first layer runs once more, on a single patch: by its operations alone it could be chance."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
