@@ -18,6 +18,8 @@ def cost(method, phase, objective=None, rho=None, seconds=(1.0, 1.0), **changes)
         "images": 10,
         "forward": [2.0],
         "backward": [4.0],
+        "parts": {"data": 0.01, "forward": 0.99},
+        "peak": 100,
         "blocks": [[0.9 * s, s, 1.1 * s] for s in seconds],
         **changes,
     }

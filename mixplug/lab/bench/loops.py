@@ -19,10 +19,10 @@ from mixplug.backbones.selection import random_visible
 from mixplug.lab.bench.plain import PlainMAE, plain_steps
 from mixplug.lab.runs.experiment import Experiment, make_module, make_optimizer
 from mixplug.lab.runs.inputs import make_inputs
-from mixplug.objectives import MAE, Objective
-from mixplug.objectives.joint import joint_loss, phase_weights
-from mixplug.schedules.phases import Phase, Position
+from mixplug.objectives import MAE
+from mixplug.schedules.phases import Phase, PhasePlan
 from mixplug.schedules.shapes import Schedule, Shape
+from mixplug.training.step import Training
 
 _AUTOCAST = {"fp32": None, "amp_bf16": torch.bfloat16}
 
@@ -56,7 +56,7 @@ class StepLoop:
         self.optimizer = make_optimizer(recipe, method, trained)
 
     def head(self, experiment: Experiment) -> nn.Module | None:
-        """What is trained beside the model."""
+        """What is trained with the model."""
         raise NotImplementedError
 
     def steps(self, progress: float) -> Iterator[Any]:
@@ -117,38 +117,31 @@ class PlainLoop(StepLoop):
 
 
 class FunctionLoop(StepLoop):
-    """Written with mixplug's functions, as the README's: for objectives that have no loop without."""
+    """Written with mixplug's :class:`mixplug.Training`: for objectives that have no loop without."""
 
     label = "mixplug's functions"
-    objective: Objective
 
-    def head(self, experiment: Experiment) -> nn.Module:
+    def head(self, experiment: Experiment) -> nn.Module | None:
         """The objective."""
         fused = find_in(experiment.algorithms, FusedBackbonePass)
         assert fused is not None
-        self.backbone = backbone_of(self.model, fused.backbone_path)
-        self.objective = copy.deepcopy(fused.objective).build(self.backbone)
-        self.objective.begin()
-        self.alpha = _alpha(experiment)
-        return self.objective
+        plan = experiment.plan or PhasePlan(1, 1, 1)  # without phases it is one long MIX
+        objective = copy.deepcopy(fused.objective)
+        self.training = Training(self.model, plan, objective, _alpha(experiment), backbone=fused.backbone_path)
+        return self.training.objective
 
     def steps(self, progress: float) -> Iterator[Any]:
         """See the base class."""
-        position = Position(self.phase, progress, progress, progress)
-        weights = phase_weights(position, self.alpha)
         device = next(self.model.parameters()).device
+        (span,) = (span for span in self.training.plan.phases if span.phase is self.phase)
         for images, labels in self.batches():
             images, labels = images.to(device), labels.to(device)
-            self.objective.before_step()
-            self.optimizer.zero_grad()
-            with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                with self.backbone.watch(self.objective.request(position)) as seen:
-                    logits = self.model(images)
-                loss = joint_loss(self.objective(seen), F.cross_entropy(logits, labels), weights)
-            loss.backward()
-            self.objective.after_backward(position)
-            self.optimizer.step()
-            self.objective.after_step(position)
+            with self.training.step(span.start + progress * span.length, self.optimizer) as step:
+                with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+                    loss = step.loss(F.cross_entropy(self.model(images), labels))
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
             yield loss.item()
 
 

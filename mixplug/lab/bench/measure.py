@@ -31,18 +31,17 @@ class Contender:
     loop: StepLoop | None = None
 
 
-def measure(recipe: Recipe, turns: int, steps: int, whole: bool = True, report: Report | None = None) -> Bench:
+def measure(recipe: Recipe, turns: int, steps: int, report: Report | None = None) -> Bench:
     """Measure what each phase of each method of ``recipe`` costs.
 
     Everything runs in one process and by turns: in each turn every phase of every method runs for a few steps on its
     Trainer, and so does the loop in plain PyTorch with the same arithmetic, right before or after it. A machine that
-    is sometimes slower is so for all of them. A phase's turns are spread evenly over the phase.
+    is sometimes slower is so for all of them. A phase's turns are at even distances over the phase.
 
     Args:
         recipe: The recipe.
         turns: How many turns.
         steps: Timed steps in a turn of each.
-        whole: Whether to measure memory and parts of steps too.
         report: Called as ``report(done, total, text)``.
     """
     report = report or (lambda done, total, text: None)
@@ -57,10 +56,9 @@ def measure(recipe: Recipe, turns: int, steps: int, whole: bool = True, report: 
     )
     report(0, turns, "counting operations")
     _count(recipe, contenders, turns)
-    if whole:
-        for contender in contenders:
-            report(0, turns, f"looking into {contender.cost.label}, {contender.cost.phase.upper()}")
-            _look_into(contender, steps)
+    for contender in contenders:
+        report(0, turns, f"dividing a step of {contender.cost.label}, {contender.cost.phase.upper()}")
+        _divide(contender, steps)
     for turn in range(turns):
         report(turn, turns, f"turn {turn + 1} of {turns}")
         for contender in contenders:
@@ -78,9 +76,9 @@ def _contenders(recipe: Recipe) -> list[Contender]:
         method = MethodOnTrainer(experiment)
         objective = getattr(experiment.model, "ssl_objective", None)
         kind = None if objective is None else objective.kind
-        beside = [type(a).__name__ for a in experiment.algorithms if not isinstance(a, PhasedAlgorithm)]
+        others = [type(a).__name__ for a in experiment.algorithms if not isinstance(a, PhasedAlgorithm)]
         for stage in method.stages:
-            cost = StepCost(name, config.label, kind, method.rho, stage.phase.value, stage.steps, beside)
+            cost = StepCost(name, config.label, kind, method.rho, stage.phase.value, stage.steps, others)
             contender = Contender(cost, stage, method)
             found_loop = loop_for(experiment, name, stage.phase)
             if found_loop is not None:
@@ -113,7 +111,7 @@ def _count_phase(contender: Contender, method: MethodOnTrainer, turns: int) -> N
     cost.forward, cost.backward = ([found[t][part] for t in sorted(found)] for part in (0, 1))
 
 
-def _look_into(contender: Contender, steps: int) -> None:
+def _divide(contender: Contender, steps: int) -> None:
     """Divide a step's time, and measure its memory, in the middle of the phase."""
     cost, method, stage = contender.cost, contender.method, contender.stage
     optimizers = method.state.optimizers

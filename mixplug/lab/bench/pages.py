@@ -1,19 +1,65 @@
-"""What was measured as tables, for a terminal and for Markdown."""
+"""What was measured as a page, its tables and a picture."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from mixplug.lab.bench.results import Bench, StepCost
 from mixplug.lab.bench.targets import Target
 from mixplug.lab.pages.columns import Column, Table
+from mixplug.lab.pages.pictures import colours
 
 MIB = 2**20
 DASH = "-"
 
 
+def write_bench(bench: Bench, judged: list[Target], out: Path) -> None:
+    """Leave ``bench.json``, ``bench.md`` and ``parts.png`` in ``out``.
+
+    Args:
+        bench: What was measured.
+        judged: Its targets.
+        out: A folder, made if missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    bench.write(out / "bench.json")
+    parts_chart(bench).savefig(out / "parts.png")
+    tables = {
+        "Steps": step_table(bench),
+        "Parts of a step": parts_table(bench),
+        "Trainings": training_table(bench),
+        "Targets": target_table(judged),
+    }
+    sections = [f"## {title}\n\n{table.markdown()}" for title, table in tables.items() if table.rows]
+    (out / "bench.md").write_text("\n".join([f"# {bench.recipe}\n", *sections, measured_with(bench)]), encoding="utf-8")
+
+
+def measured_with(bench: Bench) -> str:
+    """A line on how, with what and where."""
+    return describe_measurement(bench.command, bench.turns, len(bench.stages[0].blocks[0]), bench.environment)
+
+
+def describe_measurement(command: str, turns: int, steps: int, environment: dict[str, Any]) -> str:
+    """The command, how often it measured, on which machine, with which versions, when."""
+    machine, versions = environment["machine"], environment["versions"]
+    parts = [
+        f"`{command}`" if command else "",
+        f"{turns} turns of {steps} steps",
+        machine["gpu"] or machine["processor"],
+        f"{machine['threads']} threads",
+        f"torch {versions['torch']}",
+        f"Composer {versions['mosaicml']}",
+        environment["date"],
+    ]
+    return ", ".join(filter(None, parts)) + "\n"
+
+
 def step_table(bench: Bench) -> Table:
-    """A line for each phase of each method: operations, time, rate, memory, and the time beside the plain loop's."""
+    """A line for each phase of each method: operations, time, rate, memory, and the time over the plain loop's."""
     stages = bench.stages
     return Table(
         [
@@ -38,7 +84,7 @@ def step_table(bench: Bench) -> Table:
             ),
             Column(
                 "Memory (MiB)",
-                [f"{s.held / MIB:.1f} + {s.peak / MIB:.1f}" if s.peak else DASH for s in stages],
+                [f"{s.held / MIB:.1f} + {s.peak / MIB:.1f}" for s in stages],
                 spare=True,
                 note="Memory: parameters, gradients and optimizer state + what a step allocates at its peak.",
             ),
@@ -47,7 +93,7 @@ def step_table(bench: Bench) -> Table:
 
 
 def training_table(bench: Bench) -> Table:
-    """A line for each method: what a whole training costs, and its speedup beside the ideal one."""
+    """A line for each method: what a whole training costs, and its speedup and the ideal one."""
     methods = bench.methods
     columns = [
         Column("Method", [bench.of(m)[0].label for m in methods], words=True),
@@ -90,15 +136,33 @@ def target_table(targets: list[Target]) -> Table:
 
 def parts_table(bench: Bench) -> Table:
     """A line for each phase of each method: milliseconds of each part of a step."""
-    stages = [stage for stage in bench.stages if stage.parts]
-    names = list(stages[0].parts) if stages else []
+    stages = bench.stages
     return Table(
         [
             Column("Method", [stage.label for stage in stages], words=True),
             Column("Phase", [stage.phase.upper() for stage in stages], words=True),
-            *(Column(f"{name} (ms)", [f"{1e3 * stage.parts[name]:.2f}" for stage in stages]) for name in names),
+            *(Column(f"{name} (ms)", [f"{1e3 * s.parts[name]:.2f}" for s in stages]) for name in stages[0].parts),
         ]
     )
+
+
+def parts_chart(bench: Bench) -> Figure:
+    """Where the time of a step goes, a bar for each phase of each method."""
+    stages, names = bench.stages, list(bench.stages[0].parts)
+    figure = Figure(figsize=(8.5, 0.9 + 0.33 * len(stages)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(stages))
+    done = [0.0] * len(stages)
+    for name, colour in zip(names, colours(len(names)), strict=True):
+        widths = [1e3 * stage.parts[name] for stage in stages]
+        axes.barh(places, widths, left=done, label=name, color=colour, height=0.72)
+        done = [left + width for left, width in zip(done, widths, strict=True)]
+    axes.set_yticks(list(places), [f"{stage.label}, {stage.phase.upper()}" for stage in stages], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("time of a step (ms)")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=len(names), fontsize=8, frameon=False)
+    return figure
 
 
 def _over_loop(bench: Bench, stage: StepCost) -> str:

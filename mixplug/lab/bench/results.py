@@ -44,7 +44,7 @@ class StepCost:
         rho: The mix ratio, None without phases.
         phase: The phase.
         steps: How many such steps a training has.
-        beside: Names of the method's algorithms that are not mixplug's.
+        others: Names of the method's algorithms that are not mixplug's.
         images: Images of a step.
         forward: Floating-point operations of the forward pass (or passes) for one image, at each turn's place in the
             phase; a single number where they are the same throughout.
@@ -62,7 +62,7 @@ class StepCost:
     rho: float | None
     phase: str
     steps: int
-    beside: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     images: int = 0
     forward: list[float] = field(default_factory=list)
     backward: list[float] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Bench:
         recipe: The recipe's description.
         settings: The recipe as primitives.
         stages: Every phase of every method.
-        loops: The loops beside them, by key.
+        loops: The loops in plain PyTorch, by key.
         environment: Versions and machine.
         command: What makes it again.
     """

@@ -1,4 +1,4 @@
-"""Callbacks that look into a step: its arithmetic, its parts, its memory."""
+"""Callbacks that measure a step: its arithmetic, its parts, its memory."""
 
 from __future__ import annotations
 
@@ -39,18 +39,23 @@ class FlopWatch(Callback):
         with sdpa_kernel(SDPBackend.MATH), self._counter:
             yield self
 
+    @property
+    def total(self) -> int:
+        """All that was counted, of whatever ran."""
+        return self._counter.get_total_flops()
+
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         """Divide at the backward pass; with microbatches each adds its own."""
         if event is Event.BATCH_START:
             self.forward = self.backward = 0
-            self._last = self._counter.get_total_flops()
+            self._last = self.total
         elif event is Event.BEFORE_BACKWARD:
             self.forward += self._since()
         elif event is Event.AFTER_BACKWARD:
             self.backward += self._since()
 
     def _since(self) -> int:
-        last, self._last = self._last, self._counter.get_total_flops()
+        last, self._last = self._last, self.total
         return self._last - last
 
 

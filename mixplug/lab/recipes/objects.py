@@ -19,7 +19,7 @@ def public_classes() -> dict[str, type]:
 
     modules: tuple[Any, ...] = (torch.optim, composer.optim, composer.algorithms)
     named = [(name, getattr(module, name)) for module in modules for name in dir(module)]
-    named += [(name, getattr(mixplug, name)) for name in mixplug.__all__]
+    named += [(name, getattr(mixplug, name)) for name in dir(mixplug) if name != "__version__"]
     return {name: value for name, value in named if inspect.isclass(value) and not inspect.isabstract(value)}
 
 

@@ -1,4 +1,4 @@
-"""What a finished training has learned: its encoder judged beside the untrained one, on a recipe's data."""
+"""What a finished training has learned: its encoder judged next to the untrained one, on a recipe's data."""
 
 from __future__ import annotations
 

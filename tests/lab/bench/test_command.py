@@ -7,7 +7,7 @@ import torch
 from shared.hand_made import bench, cost
 from shared.small_recipes import TINY
 
-from mixplug.lab.bench import measure, targets
+from mixplug.lab.bench import measure
 from mixplug.lab.cli.main import main
 from mixplug.lab.recipes.schema import load_recipe
 
@@ -53,42 +53,24 @@ def test_operations_that_change_are_counted_at_each_turn():
     ramp = "{mask: input, mask_ratio: {Ramp: {start: 0.75, stop: 0.25}}}"
     only = ["methods.sl=null", "methods.ssl_sl=null", "ssl_duration=8ba", "sl_duration=8ba"]
     mix = f"methods.mix.algorithms=[{{MixTraining: {{rho: 1, objective: {{MAE: {ramp}}}}}}}]"
-    (stage,) = measure.measure(load_recipe(TINY, [*only, mix]), 4, 1, whole=False).stages
+    (stage,) = measure.measure(load_recipe(TINY, [*only, mix]), 4, 1).stages
     assert stage.steps == 8
     assert len(stage.forward) == 4
     assert stage.forward == sorted(stage.forward)
     assert stage.forward[0] < stage.forward[-1]
-    assert (stage.parts, stage.peak, stage.held) == ({}, 0, 0)
 
 
-@pytest.fixture
-def made_up(monkeypatch):
-    """A benchmark whose MixTraining takes a tenth more for its supervised step than a Trainer without."""
-    made = bench(cost("sl", "sl"), cost("mix", "sl", "MAE (input)", 0.5, seconds=(1.1, 1.1)))
+def test_a_missed_target_is_no_failure(tmp_path, capsys, monkeypatch):
+    """Wall-clock ratios are for people; and where results go if nobody says where."""
+    slower = bench(cost("sl", "sl"), cost("mix", "sl", "MAE (input)", 0.5, seconds=(1.1, 1.1)))
     calls = []
-    monkeypatch.setattr(measure, "measure", lambda *arguments, **options: calls.append((arguments, options)) or made)
-    return calls
-
-
-def test_quick_fails_where_a_bound_is_missed(tmp_path, capsys, monkeypatch, made_up):
-    arguments = ["bench", str(TINY), "--out", str(tmp_path)]
-    assert main([*arguments, "--quick"]) == 0
-    assert made_up[-1][1]["whole"] is False
-    assert main(arguments) == 0, "only a self-check fails"
-    assert made_up[-1][1]["whole"] is True
-    assert "missed" in capsys.readouterr().out
-    monkeypatch.setattr(targets, "GENEROUS", targets.STRICT)
-    assert main([*arguments, "--quick"]) == 1
-    assert "missed" in capsys.readouterr().out
-
-
-def test_where_it_goes(tmp_path, monkeypatch, made_up):
+    monkeypatch.setattr(measure, "measure", lambda *arguments: calls.append(arguments) or slower)
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "digits", "--turns", "3"]) == 0
-    (recipe, turns, steps), _ = made_up[-1]
+    assert "missed" in capsys.readouterr().out
+    recipe, turns, steps, _ = calls[0]
     assert (recipe.data.dataset, turns, steps) == ("digits", 3, 4)
     assert (tmp_path / "runs" / "digits-bench" / "bench.json").exists()
-    assert not (tmp_path / "runs" / "digits-bench" / "parts.png").exists()
 
 
 @pytest.mark.parametrize(

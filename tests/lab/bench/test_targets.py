@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from shared.hand_made import bench, cost, loop, pair
 
-from mixplug.lab.bench.targets import GENEROUS, STRICT, targets
+from mixplug.lab.bench.targets import targets
 
 
-def judged(made, words, bounds=STRICT):
+def judged(made, words):
     """Whether the one target with ``words`` in its name is met; None if there is no such target."""
-    found = [target for target in targets(made, bounds) if words in target.name]
+    found = [target for target in targets(made) if words in target.name]
     assert len(found) <= 1
     return found[0].met if found else None
 
@@ -22,14 +22,12 @@ def judged(made, words, bounds=STRICT):
         (1.005, {}, True),
         (1.02, {}, False),
         (1.02, {"forward": [1.0]}, None),
-        (1.02, {"beside": ["EMA"]}, None),
+        (1.02, {"others": ["EMA"]}, None),
     ],
 )
 def test_the_supervised_step(seconds, changes, met):
     made = bench(cost("sl", "sl"), cost("mix", "sl", "MAE (input)", 0.5, seconds=(seconds, seconds), **changes))
     assert judged(made, "MIX: SL step over a Trainer's") is met
-    if met is False:
-        assert judged(made, "MIX: SL step", GENEROUS) is True
 
 
 @pytest.mark.parametrize(
@@ -62,19 +60,13 @@ def test_the_ideal_speedup(seconds, met):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "beside", "met"),
+    ("seconds", "others", "met"),
     [(400 / 230, [], True), (2.0, [], False), (400 / 310, ["ProgressiveResizing"], True), (1.5, ["Other"], False)],
 )
-def test_the_papers_pipeline(seconds, beside, met):
-    made = bench(*pair(seconds=(seconds, seconds), objective="MAE (input)", beside=beside))
+def test_the_papers_pipeline(seconds, others, met):
+    made = bench(*pair(seconds=(seconds, seconds), objective="MAE (input)", others=others))
     assert judged(made, "MIX: speedup over the paper's") is met
     assert judged(made, "SSL_SL: speedup") is None
-
-
-def test_the_papers_pipeline_at_least():
-    for seconds, met in ((3.9, True), (4.1, False)):
-        made = bench(*pair(seconds=(seconds, seconds), objective="MAE (input)"))
-        assert judged(made, "over the paper's", GENEROUS) is met
 
 
 @pytest.mark.parametrize(
@@ -91,8 +83,6 @@ def test_memory(objective, peak, met):
     """With all patches the decoder comes on top: it computes half as much again."""
     made = bench(cost("sl", "sl", peak=100), cost("mix", "mix", objective, 1.0, peak=peak, backward=[7.0]))
     assert judged(made, "MIX: memory of a MIX step") is met
-    made.stages[0].peak = 0
-    assert judged(made, "memory") is None, "not measured"
 
 
 @pytest.mark.parametrize(("data", "met"), [(0.02, True), (0.04, False)])
@@ -100,10 +90,10 @@ def test_loading(data, met):
     def parts(seconds):
         return {"data": seconds, "forward": 1 - seconds}
 
-    made = bench(cost("sl", "sl", parts=parts(0.01)), cost("mix", "mix", parts=parts(data)), cost("x", "sl"))
+    made = bench(cost("sl", "sl", parts=parts(0.01)), cost("mix", "mix", parts=parts(data)))
     assert judged(made, "loading a batch, of a step (most: MIX, MIX)") is met
-    assert judged(bench(cost("sl", "sl")), "loading") is None
 
 
-def test_without_anything_to_compare_there_is_no_target():
-    assert targets(bench(cost("mix", "mix", "SimSiam", 0.5))) == []
+def test_without_anything_to_compare_there_is_no_other_target():
+    (target,) = targets(bench(cost("mix", "mix", "SimSiam", 0.5)))
+    assert target.name.startswith("loading")

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from mixplug.lab.cli.main import main
+from mixplug.lab.cli.main import COMMANDS, main
 
 TINY = str(Path(__file__).parents[2] / "shared/tiny.yaml")
 
@@ -114,10 +114,27 @@ def test_a_traceback_on_request():
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["recipes"], ["plan", "--ssl", "9", "--sl", "9", "--rho", "0.5"]])
-def test_it_answers_at_once(arguments):
-    def seconds():
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "mixplug.lab.cli.main", *arguments], check=True, capture_output=True)
-        return time.perf_counter() - start
+def test_it_answers_in_half_a_second(arguments):
+    """Of processor time, which other processes of a busy machine do not take."""
 
-    assert min(seconds() for _ in range(3)) < 2
+    def seconds():
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "mixplug.lab.cli.main", *arguments], check=True, capture_output=True)
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_help_of_a_command_loads_nothing_heavy(module):
+    name = module.__name__.rpartition(".")[2]
+    code = (
+        f"import contextlib, sys\nfrom mixplug.lab.cli.main import main\n"
+        f"with contextlib.suppress(SystemExit): main([{name!r}, '--help'])\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"usage: mixplug {name}" in done.stdout
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert f"mixplug.lab.cli.{name}" in loaded
+    assert not loaded & {"torch", "composer", "timm", "numpy", "matplotlib", "omegaconf", "rich", "yaml"}

@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 from shared.fake_runs import fake_comparison, fake_run, fake_sweep
 
-from mixplug.lab.cli.main import _print_table
+from mixplug.lab.cli.console import print_table
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.pages.tables import comparison_table, measured, sweep_listing, sweep_table
 from mixplug.lab.runs.results import RunResult
@@ -115,7 +115,7 @@ def test_tasks_in_a_sweep():
 
 def test_a_narrow_terminal_gets_every_character():
     console = Console(file=io.StringIO(), width=40, soft_wrap=True)
-    _print_table(console, comparison_table(fake_comparison(EXPECT)))
+    print_table(console, comparison_table(fake_comparison(EXPECT)))
     printed = console.file.getvalue()
     assert "…" not in printed
     for text in ("SSL+MIX+SL", "Expected (%)", "MixTraining", "60.45", "Li et al., Table 1."):

@@ -78,39 +78,6 @@ class Line:
 
 
 @dataclass
-class Processes:
-    """The same step in one process and in several, each with a thread and a batch of its own (weak scaling).
-
-    Attributes:
-        count: How many several are.
-        cores: How many cores they could use.
-        images: Images of a step of one process.
-        alone: Seconds of steps of one process, round by round.
-        together: Seconds of steps of several that train one model, round by round.
-    """
-
-    count: int
-    cores: int
-    images: float
-    alone: Blocks = field(default_factory=list)
-    together: Blocks = field(default_factory=list)
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Images per second of one process and of all, medians over the rounds."""
-        return tuple(  # type: ignore[return-value]
-            float(np.median([images / np.median(block) for block in blocks]))
-            for images, blocks in ((self.images, self.alone), (self.images * self.count, self.together))
-        )
-
-    @property
-    def efficiency(self) -> Quartiles:
-        """Images per second of all processes, over their number times those of one; round by round."""
-        pairs = zip(self.alone, self.together, strict=True)
-        return Quartiles.of([float(np.median(one) / np.median(all_of_them)) for one, all_of_them in pairs])
-
-
-@dataclass
 class Growth:
     """All that was measured of one phase of one method.
 
@@ -123,7 +90,6 @@ class Growth:
         points: Each value of each quantity.
         left_out: In words what was not varied or not measured, and why.
         environment: Versions and machine.
-        processes: Several processes against one, if measured.
         command: What makes it again.
     """
 
@@ -135,7 +101,6 @@ class Growth:
     points: list[Point]
     left_out: list[str]
     environment: dict[str, Any]
-    processes: Processes | None = None
     command: str = ""
 
     @property
@@ -163,9 +128,4 @@ class Growth:
             }
             for name in self.quantities
         }
-        plain = {**dataclasses.asdict(self), "lines": lines}
-        if self.processes is not None:
-            one, every = self.processes.rates
-            derived = {"images_per_s": [one, every], "efficiency": self.processes.efficiency.median}
-            plain["processes"] = {**plain["processes"], **derived}
-        path.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        path.write_text(json.dumps({**dataclasses.asdict(self), "lines": lines}, indent=1), encoding="utf-8")

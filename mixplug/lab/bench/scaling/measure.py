@@ -44,7 +44,8 @@ def measure_scaling(
     """
     report = report or (lambda done, total, text: None)
     method = default_method(recipe) if method is None else check_choice("--method", method, recipe.methods)
-    phase = check_method(recipe, method)
+    as_written, stage = _build(recipe, method)
+    as_written.close()
     quantities, left_out = vary(recipe, method)
     points: list[Point] = []
     for index, quantity in enumerate(quantities):
@@ -65,47 +66,38 @@ def measure_scaling(
         to_plain(recipe),
         method,
         recipe.methods[method].label,
-        phase.value,
+        stage.phase.value,
         points,
         left_out,
         describe_environment(),
     )
 
 
-def check_method(recipe: Recipe, method: str) -> Phase:
-    """The phase to measure, of a method that can be.
+def _build(recipe: Recipe, method: str) -> tuple[MethodOnTrainer, Stage]:
+    """The method on its Trainer, and its MIX phase or only one.
 
     Raises:
-        ValueError: as :func:`measure_scaling`.
+        TypeError: something in the recipe has the wrong type.
+        ValueError: something in the recipe is out of range, or as :func:`measure_scaling`.
     """
     experiment = Experiment(recipe, method, recipe.first_seed)
     batches = len(experiment.inputs.train)
-    on_trainer = MethodOnTrainer(experiment)
-    try:
-        if batches < FEWEST:
-            raise ValueError(
-                f"an epoch has {batches} batch(es) of {recipe.data.batch_size} and must have at least {FEWEST}, of "
-                f"which the last may be smaller; lower data.batch_size or raise data.fraction"
-            )
-        return main_stage(on_trainer, method).phase
-    finally:
-        on_trainer.close()
-
-
-def main_stage(method: MethodOnTrainer, name: str) -> Stage:
-    """The MIX phase, or the only one.
-
-    Raises:
-        ValueError: there are several, and none is MIX.
-    """
-    mix = [stage for stage in method.stages if stage.phase is Phase.MIX]
-    if not mix and len(method.stages) > 1:
-        phases = " and ".join(str(stage.phase).upper() for stage in method.stages)
+    built = MethodOnTrainer(experiment)
+    mix = [stage for stage in built.stages if stage.phase is Phase.MIX]
+    if batches < FEWEST:
+        built.close()
         raise ValueError(
-            f"--method {name} has the phases {phases} and no MIX, whose step is measured; name a method with rho above "
-            f"0, or one of a single phase"
+            f"an epoch has {batches} batch(es) of {recipe.data.batch_size} and must have at least {FEWEST}, of "
+            f"which the last may be smaller; lower data.batch_size or raise data.fraction"
         )
-    return (mix or method.stages)[0]
+    if not mix and len(built.stages) > 1:
+        built.close()
+        phases = " and ".join(str(stage.phase).upper() for stage in built.stages)
+        raise ValueError(
+            f"--method {method} has the phases {phases} and no MIX, whose step is measured; name a method with rho "
+            f"above 0, or one of a single phase"
+        )
+    return built, (mix or built.stages)[0]
 
 
 @dataclass
@@ -123,21 +115,13 @@ def _contenders(quantity: Quantity, method: str, left_out: list[str]) -> list[_C
     found = []
     for value, recipe in quantity.recipes.items():
         try:
-            experiment = Experiment(recipe, method, recipe.first_seed)
+            built, stage = _build(recipe, method)
         except (ValueError, TypeError) as error:
-            left_out.append(f"{quantity.name} {value:g}: left out, since it cannot be built: {error}")
+            left_out.append(f"{quantity.name} {value:g}: left out: {error}")
             continue
-        on_trainer = MethodOnTrainer(experiment)
-        batches = len(experiment.inputs.train)
-        if batches < FEWEST:
-            left_out.append(
-                f"{quantity.name} {value:g}: left out, since an epoch has {batches} batch(es), fewer than {FEWEST}"
-            )
-            on_trainer.close()
-            continue
-        contender = _Contender(Point(quantity.name, value), on_trainer, main_stage(on_trainer, method))
+        contender = _Contender(Point(quantity.name, value), built, stage)
         _count(contender, recipe, method)
-        device = next(on_trainer.model.parameters()).device
+        device = next(built.model.parameters()).device
         contender.point.peak = peak_memory(lambda c=contender: c.method.run(c.stage, MIDDLE, 0), device)  # type: ignore[misc]
         found.append(contender)
     return found

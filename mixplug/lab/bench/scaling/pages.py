@@ -1,10 +1,41 @@
-"""How cost grows as tables, for a terminal and for Markdown."""
+"""How cost grows as a page, a table and a picture."""
 
 from __future__ import annotations
 
-from mixplug.lab.bench.pages import DASH, MIB
-from mixplug.lab.bench.scaling.growth import Growth, Line, Processes
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mixplug.lab.bench.pages import DASH, MIB, describe_measurement
+from mixplug.lab.bench.scaling.growth import Growth, Line
 from mixplug.lab.pages.columns import Column, Table
+
+_MEASURED, _LINE = "#1f4e79", "#d1701f"
+
+
+def write_growth(growth: Growth, out: Path) -> None:
+    """Leave ``scaling.json``, ``scaling.md`` and ``scaling.png`` in ``out``.
+
+    Args:
+        growth: What was measured.
+        out: A folder, made if missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    growth.write(out / "scaling.json")
+    growth_chart(growth).savefig(out / "scaling.png")
+    sections = [f"# {growth.recipe}: how the cost of {growth.label}'s {growth.phase.upper()} step grows\n"]
+    sections += [growth_table(growth).markdown(), "![Step time and memory](scaling.png)\n"]
+    if lines := left_out_lines(growth):
+        sections.append("\n".join(f"- {line}" for line in lines) + "\n")
+    (out / "scaling.md").write_text("\n".join([*sections, growth_measured_with(growth)]), encoding="utf-8")
+
+
+def growth_measured_with(growth: Growth) -> str:
+    """A line on how, with what and where."""
+    blocks = [point.blocks for point in growth.points]
+    return describe_measurement(
+        growth.command, len(blocks[0]), max(len(block[0]) for block in blocks), growth.environment
+    )
 
 
 def growth_table(growth: Growth) -> Table:
@@ -57,30 +88,39 @@ def left_out_lines(growth: Growth) -> list[str]:
     return [" ".join(text.split()) for text in (*growth.left_out, *few)]
 
 
-def processes_table(processes: Processes) -> Table:
-    """A line for one process and one for several."""
-    one, every = processes.rates
-    remarks = ["On the CPU; a batch of the same size and one thread for each process; launched in turn."]
-    if processes.cores < processes.count:
-        remarks.append(f"There were {processes.cores} core(s) for {processes.count} processes, so they had none each.")
-    return Table(
-        [
-            Column("Processes", ["1", str(processes.count)]),
-            Column("Images of a step", [f"{processes.images * n:g}" for n in (1, processes.count)]),
-            Column("Images/s", [f"{one:,.0f}", f"{every:,.0f}"]),
-            Column(
-                "Efficiency per core",
-                ["1", processes.efficiency.format(".3f")],
-                note="Efficiency per core: images/s of all over their number times those of one, median (quartiles) of "
-                f"{len(processes.alone)} rounds.",
-            ),
-        ],
-        remarks,
-    )
-
-
 def _deviations(lines: list[Line | None], growth: Growth) -> list[str]:
     cells = []
     for line, points in zip(lines, growth.quantities.values(), strict=True):
         cells += [DASH] * len(points) if line is None else [f"{100 * d:+.1f}%" for d in line.deviation]
     return cells
+
+
+def growth_chart(growth: Growth) -> Figure:
+    """Step time and memory against each quantity, with the straight lines that they should follow.
+
+    Time should be ``a + b * FLOPs``: against a quantity that is straight where the FLOPs are.
+    """
+    quantities = growth.quantities
+    figure = Figure(figsize=(2.9 * len(quantities) + 0.6, 5.4), dpi=150, layout="constrained")
+    grid = figure.subplots(2, len(quantities), squeeze=False, sharex="col")
+    for (name, points), time, memory in zip(quantities.items(), *grid, strict=True):
+        x = [point.value for point in points]
+        seconds = [point.seconds for point in points]
+        middle = [1e3 * s.median for s in seconds]
+        quartiles = [[1e3 * (s.median - s.low) for s in seconds], [1e3 * (s.high - s.median) for s in seconds]]
+        time.errorbar(x, middle, yerr=quartiles, fmt="o", capsize=3, color=_MEASURED, label="measured, quartiles")
+        if line := growth.time_line(name):
+            ideal = [1e3 * line.at(point.work) for point in points]
+            time.plot(x, ideal, color=_LINE, zorder=1, label="a + b x FLOPs")
+        memory.plot(x, [point.peak / MIB for point in points], "o", color=_MEASURED, label="measured")
+        if line := growth.memory_line(name):
+            memory.plot(x, [line.at(value) / MIB for value in x], color=_LINE, zorder=1, label="straight line")
+        memory.set_xlabel(name)
+        for axes in (time, memory):
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            axes.tick_params(labelsize=8)
+    for axes, label in zip(grid[:, 0], ("step time (ms)", "peak memory of a step (MiB)"), strict=True):
+        axes.set_ylabel(label)
+        axes.legend(fontsize=8, frameon=False)
+    return figure

@@ -1,1 +1,0 @@
-"""How fast data is loaded and views are made."""

@@ -1,0 +1,36 @@
+"""``mixplug compare``."""
+
+from __future__ import annotations
+
+import argparse
+
+from mixplug.lab.cli.console import make_console, print_table, show_progress
+from mixplug.lab.cli.options import Commands, add_recipe, add_seeds, default_out, read_recipe
+
+
+def add(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments."""
+    command = commands.add_parser("compare", help="run a recipe's methods side by side and print the table")
+    add_recipe(command)
+    add_seeds(command)
+    return command
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare, and print the table."""
+    from mixplug.lab.runs.folders import check_out, command_line
+
+    recipe = read_recipe(options)
+    console = make_console()
+    out = options.out or default_out(options)
+    check_out(out, "comparison")
+    count = len(recipe.methods) * recipe.seeds
+    console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
+    with show_progress(console) as progress:
+        from mixplug.lab.pages.tables import comparison_table
+        from mixplug.lab.studies.compare import compare
+
+        command = command_line("compare", options.recipe, options.overrides)
+        comparison = compare(recipe, out, console.print, progress, command)
+    print_table(console, comparison_table(comparison))
+    console.print(f"Results, table and pictures are in {out}")

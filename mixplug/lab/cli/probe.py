@@ -1,0 +1,38 @@
+"""``mixplug probe``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixplug.checks import check_int
+from mixplug.lab.cli.console import make_console, print_table
+from mixplug.lab.cli.options import Commands, add_recipe, add_run, method_of, read_recipe, seed_of
+
+
+def add(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments; the method and the seed are those of the training."""
+    command = commands.add_parser(
+        "probe", help="judge a checkpoint's representations: nearest neighbours, linear probe"
+    )
+    command.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of a training, or an exported .safetensors"
+    )
+    add_recipe(command, out=False)
+    add_run(command)
+    command.add_argument("--k", type=int, default=20, help="neighbours that vote (default: %(default)s)")
+    return command
+
+
+def run(options: argparse.Namespace) -> None:
+    """Probe, and print the table."""
+    recipe = read_recipe(options)
+    k = check_int("--k", options.k, 1)
+    if not options.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {str(options.checkpoint)!r}; mixplug train leaves one, checkpoint.pt, in its --out"
+        )
+    from mixplug.lab.studies.probe import probe, probe_table
+
+    probed = probe(options.checkpoint, recipe, method_of(options, recipe), seed_of(options, recipe), k)
+    print_table(make_console(), probe_table(probed, k))

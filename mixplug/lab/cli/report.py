@@ -1,0 +1,27 @@
+"""``mixplug report``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixplug.lab.cli.options import Commands
+
+
+def add(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments."""
+    command = commands.add_parser("report", help="join finished comparisons and sweeps into one Markdown page")
+    command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what compare and sweep left")
+    command.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="where it goes (default: report)"
+    )
+    return command
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the page."""
+    from mixplug.lab.runs.folders import check_out
+    from mixplug.lab.studies.report import report
+
+    check_out(options.out)
+    print(f"The report is {report(options.folders, options.out)}")

@@ -1,0 +1,42 @@
+"""``mixplug sweep``."""
+
+from __future__ import annotations
+
+import argparse
+
+from mixplug.lab.cli.console import make_console, print_table, show_progress
+from mixplug.lab.cli.options import Commands, add_recipe, add_seeds, default_out
+
+
+def add(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments."""
+    command = commands.add_parser("sweep", help="compare at each of several values of some keys: tables, curves")
+    add_recipe(command, "key=v1,v2", "what to sweep, such as epochs=20,40,80; single values hold throughout")
+    add_seeds(command)
+    return command
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare at every point, and print all points."""
+    from mixplug.lab.recipes.grid import grid_points, read_points
+    from mixplug.lab.runs.folders import check_out
+
+    grid = grid_points(options.overrides)
+    # What can be found wrong without torch is found before it is loaded.
+    recipes = read_points(options.recipe, grid)
+    console = make_console()
+    keys = "-".join(key.rpartition(".")[2] for key in grid[0].values)
+    out = options.out or default_out(options, f"-sweep-{keys}")
+    check_out(out, "sweep")
+    count = sum(len(recipe.methods) * recipe.seeds for recipe in recipes)
+    console.print(
+        f"{recipes[0].description}: {len(grid)} points, {len(recipes[0].methods)} methods, {recipes[0].seeds} seeds, "
+        f"{count} runs"
+    )
+    with show_progress(console) as progress:
+        from mixplug.lab.pages.tables import sweep_listing
+        from mixplug.lab.studies.sweep import sweep
+
+        finished = sweep(options.recipe, options.overrides, out, console.print, progress)
+    print_table(console, sweep_listing(finished))
+    console.print(f"Results, table and pictures are in {out}, those of each point in a folder of its own")

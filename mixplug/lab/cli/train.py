@@ -1,0 +1,35 @@
+"""``mixplug train``."""
+
+from __future__ import annotations
+
+import argparse
+
+from mixplug.lab.cli.console import make_console, show_progress
+from mixplug.lab.cli.options import Commands, add_recipe, add_run, default_out, method_of, read_recipe, seed_of
+
+
+def add(commands: Commands) -> argparse.ArgumentParser:
+    """Its arguments."""
+    command = commands.add_parser("train", help="run one method of a recipe: checkpoint, history, pictures")
+    add_recipe(command)
+    add_run(command)
+    return command
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, and print the accuracy."""
+    from mixplug.lab.runs.folders import check_out
+
+    recipe = read_recipe(options)
+    method, seed = method_of(options, recipe), seed_of(options, recipe)
+    out = options.out or default_out(options, f"-{method}-seed{seed}")
+    check_out(out)
+    console = make_console()
+    with show_progress(console) as progress:
+        from mixplug.lab.studies.train import train
+
+        result = train(recipe, method, seed, out, progress)
+    console.print(
+        f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
+        f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"
+    )
