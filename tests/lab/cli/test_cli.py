@@ -60,7 +60,7 @@ def test_compare_and_train(capsys, tmp_path):
         ["compare", TINY, "methods.mix.algorithms=[NoSuchThing]"],
         ["compare", TINY, "methods.mix.algorithms.0.MixTraining.rho=-0.1"],
         ["compare", TINY, "methods.mix.algorithms.0.MixTraining.alpha=1.5"],
-        ["compare", TINY, "methods.mix.algorithms.0.MixTraining.ssl_duration=0ep"],
+        ["compare", TINY, "methods.mix.algorithms.0.MixTraining.ssl_duration=-1"],
         ["compare", TINY, "model.args.patch_size=3"],
         ["compare", TINY, "model={name: resnet18}"],
         ["train", TINY, "--method", "nope"],

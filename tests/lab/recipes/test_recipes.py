@@ -173,7 +173,7 @@ def test_a_missing_recipe():
         (["methods.mix.algorithms.0.MixTraining.objective={MEA: {}}"], ValueError, "did you mean 'MAE'"),
         (["methods.mix.algorithms=[3]"], TypeError, "methods.mix.algorithms.0 must be a name or one name"),
         (["methods.mix.algorithms=[MixTraining, MixTraining]"], ValueError, "runs PhaseSwitch 2 times"),
-        (["ssl_duration=0ep"], ValueError, "ssl_duration must be at least one"),
+        (["ssl_duration=0ep", "sl_duration=0ep"], ValueError, "leave nothing to train"),
         (["sl_duration=lots"], ValueError, "sl_duration must be like"),
         (["model.name=resnet18", "model.args={}"], TypeError, "this ResNet is none; use one"),
         (["precision=fp7"], ValueError, "fp7"),
