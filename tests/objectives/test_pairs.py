@@ -117,6 +117,24 @@ def test_losses_can_be_counted_without_values(name):
     assert LOSSES[name][0](one, other).shape == (4,)
 
 
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce_in_batch"])
+def test_positives_are_in_the_processs_own_part_of_the_batch(name, monkeypatch):
+    """As the second of two processes, whose four images come after the other's."""
+    elsewhere = F.normalize(embeddings(4, seed=5), dim=1)
+    for gather in ("gathered", "gathered_with_gradient"):
+        monkeypatch.setattr(pairs, gather, lambda x: torch.cat([elsewhere, x]))
+    monkeypatch.setattr(pairs, "rank", lambda: 1)
+    loss, literal = LOSSES[name]
+    one, other = pair_of(name)
+    every_one, every_other = (torch.cat([elsewhere, x]) for x in (one, other))
+    weights = embeddings(4, 4, seed=3).softmax(dim=-1)
+    of_pairs = torch.tensor(
+        [[literal(4 + i, 4 + j, every_one, every_other) for j in range(4)] for i in range(4)], dtype=torch.float64
+    )
+    torch.testing.assert_close(loss(one, other), of_pairs.diagonal(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss(one, other, weights), (weights * of_pairs).sum(1), rtol=1e-12, atol=1e-12)
+
+
 def test_the_arithmetic_of_moco_v3_is_that_of_its_algorithm_1():
     """The mean of the images' losses gives the same gradients as the loss of the batch, bit for bit."""
     for count in range(2, 40):
