@@ -26,7 +26,8 @@ def comparison_table(comparison: Comparison) -> Table:
             *_accuracies(rows, tasks),
             Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST),
             Column("Latency (s)", [row.seconds.format(1) for row in rows], note=LATENCY),
-            Column("Speedup", [_speedup(row) for row in rows], note=SPEEDUP),
+            # At equal cost there is nothing to speed up.
+            *([] if comparison.recipe.max_cost else [Column("Speedup", [_speedup(row) for row in rows], note=SPEEDUP)]),
             # Without further columns it is part of the table whatever its width.
             Column("SSL+MIX+SL", [_phases(row) for row in rows], spare=bool(tasks or expected)),
             *expected,
