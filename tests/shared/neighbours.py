@@ -20,7 +20,7 @@ from torchvision import transforms
 from torchvision.datasets import VisionDataset
 from torchvision.models.resnet import Bottleneck
 
-from mixplug import MixTraining
+from mixplug import MixTraining, PatchScaling, TokenDropout
 
 WORKS, NOTE, REFUSED, NOT_IMAGES = "works", "works with a note", "refused", "not for images"
 
@@ -162,6 +162,9 @@ COMPOSERS = {
 OWN = {
     kind.__name__: Neighbour(REFUSED, one(kind), message="use it once")
     for kind in (MixTraining, *(type(part) for part in MixTraining().parts))
+} | {
+    "TokenDropout": Neighbour(NOTE, one(lambda: TokenDropout(0.5))),
+    "PatchScaling": Neighbour(NOTE, one(lambda: PatchScaling(4))),
 }
 
 TABLE = COMPOSERS | OWN
