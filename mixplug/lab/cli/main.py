@@ -37,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.traceback:
             raise
-        kind = type(error).__name__
-        print(f"mixplug: {kind}: {' '.join(str(error).split())} (--traceback shows where)", file=sys.stderr)
+        kind, text = type(error).__name__, " ".join(str(error).split())
+        if isinstance(error, ImportError) and error.name == "composer":
+            text = "this command needs Composer: run `pip install mixplug` with Python 3.10 to 3.12"
+        print(f"mixplug: {kind}: {text} (--traceback shows where)", file=sys.stderr)
         return FAILED
 
 

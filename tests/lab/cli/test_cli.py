@@ -108,6 +108,14 @@ def test_what_fails_while_training_is_one_line_and_exit_code_1(capsys, tmp_path)
     assert not any("Traceback" in line for line in errors)
 
 
+def test_without_composer_it_says_where_there_is_one(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "composer", None)
+    monkeypatch.delitem(sys.modules, "mixplug.lab.runs.experiment", raising=False)
+    monkeypatch.delitem(sys.modules, "mixplug.lab.studies.train", raising=False)
+    assert main(["train", TINY, "--method", "sl"]) == 1
+    assert "needs Composer: run `pip install mixplug` with Python 3.10 to 3.12" in capsys.readouterr().err
+
+
 def test_a_traceback_on_request():
     with pytest.raises(FileNotFoundError):
         main(["compare", "nowhere.yaml", "--traceback"])
