@@ -70,13 +70,14 @@ class CostCounter:
         self.shape, self.batch_size, self.alpha = shape, max(2, batch_size), alpha
         self._roles: dict[str, int] = {}
         # Together: a momentum encoder knows the encoder that it follows.
-        self._model, self._objective = copy.deepcopy((model, objective))
+        self._model, self._objective, own_amendments = copy.deepcopy((model, objective, list(amendments)))
         detach_backbones(self._model.to("meta"))
         adapter = backbone_of(self._model, backbone)
         if self._objective is not None:
-            self._objective = self._objective.to("meta").build(adapter).to("meta")
+            with torch.random.fork_rng(devices=[]):
+                self._objective = self._objective.to("meta").build(adapter).to("meta")
         self._passes = EncoderPass(adapter, self._objective)
-        for amendment in (*amendments, self._note):
+        for amendment in (*own_amendments, self._note):
             self._passes.add(amendment)
         self.encoder_flops = encoder_flops(adapter, shape)
         adapter.attach()
@@ -88,7 +89,7 @@ class CostCounter:
         objective = None if position.phase is Phase.SL else self._objective
         images = torch.zeros(self.batch_size, *self.shape, device="meta")
         self._model.zero_grad()
-        with counting_flops() as counter:
+        with torch.random.fork_rng(devices=[]), counting_flops() as counter:
             if objective is not None:
                 objective.zero_grad()
                 objective.before_step()

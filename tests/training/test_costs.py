@@ -13,6 +13,7 @@ from shared.two_view import OBJECTIVES, tiny_cnn
 from mixplug import MAE, PhasePlan, Position, Ramp, Training, random_tokens
 from mixplug.backbones.costs import counting_flops
 from mixplug.training.costs import CostCounter
+from mixplug.training.patch_scaling import ScalePatches
 
 PLAN = PhasePlan(4, 4, 0.5)
 BATCH = 4
@@ -100,8 +101,9 @@ def test_counting_leaves_model_and_objective_as_they_were():
     model, objective = tiny_vit(), OBJECTIVES["MoCoV3"]()
     training = Training(model, PLAN, objective)
     before = {n: v.clone() for n, v in (*model.state_dict().items(), *objective.state_dict().items())}
-    state = torch.get_rng_state()
-    CostCounter(model, objective, (1, 8, 8)).of_run(PLAN)
+    state, scale = torch.get_rng_state(), ScalePatches([2, 4])
+    CostCounter(model, objective, (1, 8, 8), amendments=[scale]).of_run(PLAN)
+    CostCounter(model, MAE(), (1, 8, 8), amendments=[scale]).of_run(PLAN)
     assert torch.equal(torch.get_rng_state(), state)
     assert training.encoder_pass.backbone.attached
     assert all(torch.equal(before[n], v) for n, v in (*model.state_dict().items(), *objective.state_dict().items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from composer.core import Algorithm
@@ -26,7 +27,6 @@ class RunCost:
         plan: The phases, of any length.
 
     Attributes:
-        passes: What a unit of each phase costs: forward passes of the plain encoder for each image, once over the data.
         is_exact: Whether all algorithms are mixplug's. Others may make of a step what cannot be told before it: smaller
             images, fewer of them, other layers.
     """
@@ -39,6 +39,13 @@ class RunCost:
         batch_size: int,
         plan: PhasePlan,
     ) -> None:
+        self.is_exact = all(isinstance(algorithm, PhasedAlgorithm) for algorithm in algorithms)
+        self._counted = model, algorithms, shape, batch_size, plan
+
+    @functools.cached_property
+    def passes(self) -> dict[Phase, float]:
+        """What a unit of each phase costs: forward passes of the plain encoder for each image, once over the data."""
+        model, algorithms, shape, batch_size, plan = self._counted
         fused, joint = find_in(algorithms, FusedBackbonePass), find_in(algorithms, JointLoss)
         counter = CostCounter(
             model,
@@ -51,8 +58,7 @@ class RunCost:
         )
         # What a step of a phase costs on average does not depend on its length; a long plan has every phase.
         costs = counter.of_phases(PhasePlan(100 * plan.e_ssl, 100 * plan.e_sl, plan.rho))
-        self.passes: dict[Phase, float] = {phase: cost.passes for phase, cost in costs.items()}
-        self.is_exact = all(isinstance(algorithm, PhasedAlgorithm) for algorithm in algorithms)
+        return {phase: cost.passes for phase, cost in costs.items()}
 
     def of(self, plan: PhasePlan) -> float:
         """What ``plan`` costs."""

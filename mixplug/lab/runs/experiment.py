@@ -71,7 +71,7 @@ class Experiment:
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
         self.algorithms = _make_algorithms(recipe, method, self.inputs)
-        self.plan, self.max_duration, self.cost = _plan_run(recipe, method, self.model, self.algorithms, self.inputs)
+        self.plan, self.max_duration, self._cost = _plan_run(recipe, method, self.model, self.algorithms, self.inputs)
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
         self.trainer = Trainer(
@@ -96,8 +96,15 @@ class Experiment:
             seed=seed,
         )
 
+    @property
+    def cost(self) -> float | None:
+        """What the run costs: see :class:`mixplug.lab.runs.costs.RunCost`; None where it cannot be told before it."""
+        known = self._cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
+        return self._cost.of(self.plan) if known else None
+
     def run(self) -> RunResult:
         """Train, and return what was measured."""
+        cost = self.cost  # of the model as it is now
         try:
             self.trainer.fit()
         finally:
@@ -115,7 +122,7 @@ class Experiment:
             seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
             lengths=lengths,
             unit=unit,
-            cost=self.cost,
+            cost=cost,
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
@@ -258,8 +265,8 @@ def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]
 
 def _plan_run(
     recipe: Recipe, method: str, model: ComposerClassifier, algorithms: Sequence[Algorithm], inputs: Inputs
-) -> tuple[PhasePlan, Time, float | None]:
-    """The plan of a run, how long it is, and what it costs, None where that cannot be told before it.
+) -> tuple[PhasePlan, Time, RunCost]:
+    """The plan of a run, how long it is, and what counts its cost.
 
     A run without phases is one long phase: SL, or MIX where it has an objective.
     """
@@ -286,7 +293,7 @@ def _plan_run(
         plan = cost.plan_of(recipe.max_cost, plan)
         if switch is not None:
             switch.ssl_duration, switch.sl_duration = Time(plan.e_ssl, unit), Time(plan.e_sl, unit)
-    return plan, Time(plan.total, unit), cost.of(plan) if cost.is_exact and unit is TimeUnit.EPOCH else None
+    return plan, Time(plan.total, unit), cost
 
 
 def _history(log: InMemoryLogger, unit: TimeUnit, batches: int, metric: str) -> dict[str, list[list[float]]]:
