@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from mixplug.backbones import backbone_of
+from mixplug.backbones.costs import counting_flops
 from mixplug.lab.bench.counting import PassCounter, count
 from mixplug.lab.bench.loops import PlainLoop, StepLoop, loop_for
 from mixplug.lab.bench.measure import Report
 from mixplug.lab.bench.stages import MethodOnTrainer, Stage
-from mixplug.lab.bench.watches import FlopWatch
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.experiment import Experiment
@@ -129,9 +129,9 @@ def _check(label: str, method: MethodOnTrainer, stage: Stage, loop: StepLoop | N
     if loop is None:
         return check
     steps = loop.steps(stage.begun(MIDDLE) / stage.span.length)
-    with PassCounter(loop.model) as counter, FlopWatch().counting() as watch:
+    with PassCounter(loop.model) as counter, counting_flops() as flops_counter:
         next(steps)
-    loop_flops = watch.total / method.images
+    loop_flops = flops_counter.get_total_flops() / method.images
     if isinstance(loop, PlainLoop) and loop.decoder is not None and stage.phase is Phase.SSL:
         # The Trainer runs the model's own forward, and so its classifier, which a loop by hand leaves out.
         loop_flops += _classifier_flops(loop.model)

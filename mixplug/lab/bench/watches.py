@@ -10,9 +10,9 @@ import torch
 from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+
+from mixplug.backbones.costs import counting_flops
 
 PARTS = ("data", "forward", "SSL head", "backward", "optimizer", "trainer")
 """What a step's time is divided into: data is a batch's loading with what algorithms then make of it, such as other
@@ -30,32 +30,25 @@ class FlopWatch(Callback):
 
     def __init__(self) -> None:
         self.forward = self.backward = 0
-        self._counter = FlopCounterMode(display=False)
 
     @contextmanager
     def counting(self) -> Iterator[FlopWatch]:
         """Count what the block does."""
-        # The counter knows no attention kernel of the CPU; as plain products it is the same number everywhere.
-        with sdpa_kernel(SDPBackend.MATH), self._counter:
+        with counting_flops() as self._counter:
             yield self
-
-    @property
-    def total(self) -> int:
-        """All that was counted, of whatever ran."""
-        return self._counter.get_total_flops()
 
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         """Divide at the backward pass; with microbatches each adds its own."""
         if event is Event.BATCH_START:
             self.forward = self.backward = 0
-            self._last = self.total
+            self._last = self._counter.get_total_flops()
         elif event is Event.BEFORE_BACKWARD:
             self.forward += self._since()
         elif event is Event.AFTER_BACKWARD:
             self.backward += self._since()
 
     def _since(self) -> int:
-        last, self._last = self._last, self.total
+        last, self._last = self._last, self._counter.get_total_flops()
         return self._last - last
 
 

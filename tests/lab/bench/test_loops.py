@@ -7,9 +7,8 @@ import itertools
 import pytest
 import torch
 from shared.small_recipes import mixtraining, on_trainer, stage_of, tiny
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from mixplug.backbones.costs import counting_flops
 from mixplug.lab.bench.loops import FunctionLoop, PlainLoop, loop_for
 from mixplug.lab.bench.watches import FlopWatch
 from mixplug.lab.runs.experiment import Experiment
@@ -113,7 +112,7 @@ def test_a_step_of_the_loop_is_a_step_on_the_trainer(options, progress):
             method.run(stage_of(method, phase.value), progress, 0, watch)
         _, kind = loop_for(experiment, "mix", phase)
         steps = kind(experiment, "mix", phase).steps(progress)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with counting_flops() as counter:
             next(steps)
         classifier = 2 * 32 * 16 * 10 if phase is Phase.SSL and kind is PlainLoop else 0
         expected = watch.forward + watch.backward - classifier
