@@ -32,7 +32,7 @@ from mixplug.algorithms.phase_switch import Duration, PhaseSwitch
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm
 from mixplug.objectives import Objective
 from mixplug.objectives.joint import ALPHA
-from mixplug.schedules.phases import Ratio
+from mixplug.schedules.phases import RHO, Ratio
 from mixplug.schedules.shapes import Schedule
 from mixplug.views.mixing import MixingFunction, mixup_ssl
 
@@ -65,7 +65,7 @@ class MixTraining(PhasedAlgorithm):
 
     def __init__(
         self,
-        rho: Ratio = 0.5,
+        rho: Ratio = RHO,
         alpha: Schedule = ALPHA,
         ssl_duration: Duration | None = None,
         sl_duration: Duration | None = None,

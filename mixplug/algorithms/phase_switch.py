@@ -24,7 +24,7 @@ from composer.loggers import Logger
 
 from mixplug.algorithms.trainer.contract import Clock
 from mixplug.algorithms.trainer.schedulers import restarting_schedulers
-from mixplug.schedules.phases import Phase, PhasePlan, Position, Ratio, exact_ratio
+from mixplug.schedules.phases import RHO, Phase, PhasePlan, Position, Ratio, exact_ratio
 
 Duration = str | int | Time
 _UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH)
@@ -48,7 +48,7 @@ class PhaseSwitch(Clock):
 
     def __init__(
         self,
-        rho: Ratio = 0.5,
+        rho: Ratio = RHO,
         ssl_duration: Duration | None = None,
         sl_duration: Duration | None = None,
     ) -> None:

@@ -16,6 +16,9 @@ from mixplug.checks import check_int, check_real
 
 Ratio = int | float | Decimal | Fraction
 
+RHO = 0.5
+"""Mix ratio unless told otherwise (Li et al., section 3.1)."""
+
 
 class Phase(str, Enum):
     """A phase of the training: self-supervised, mixed, supervised, in this order."""

@@ -245,6 +245,22 @@ def test_a_method_without_phases_that_trains_both_heads_is_one_mix_phase():
     assert Experiment(recipe, "mix", 0).run().lengths == {"mix": 2}
 
 
+@pytest.mark.parametrize(("left_out", "phase"), [("sl_duration", "ssl"), ("ssl_duration", "sl")])
+def test_one_kind_of_learning_alone(left_out, phase):
+    for method in ("ssl_sl", "mix"):
+        result = Experiment(load_recipe(TINY, [f"{left_out}=0ep", "pictures=0"]), method, 0).run()
+        assert result.lengths == {phase: 2}
+        assert [time for time, _ in result.history["total"]] == [1, 2]
+        assert result.history[phase] == result.history["total"], "the other loss weighs nothing"
+        assert bool(result.history["ssl"]) == (phase == "ssl")
+
+
+def test_a_method_without_phases_needs_supervised_learning():
+    message = r"methods\.sl has no phases .*must be at least 1, got '0ep'.*methods\.sl=null"
+    with pytest.raises(ValueError, match=message):
+        Experiment(load_recipe(TINY, ["sl_duration=0ep"]), "sl", 0)
+
+
 def test_every_shipped_recipe_is_found():
     assert set(shipped_recipes().values()) == set((ROOT / "recipes").rglob("*.yaml"))
     assert "digits" in shipped_recipes()
