@@ -85,7 +85,8 @@ class CostCounter:
     def at(self, position: Position) -> StepCost:
         """The cost of the step at ``position``."""
         self._roles = {}
-        weights = phase_weights(position, self.alpha)
+        # Without an objective every phase trains on the model's own loss.
+        weights = phase_weights(Phase.SL if self._objective is None else position, self.alpha)
         objective = None if position.phase is Phase.SL else self._objective
         images = torch.zeros(self.batch_size, *self.shape, device="meta")
         self._model.zero_grad()

@@ -107,3 +107,8 @@ def test_counting_leaves_model_and_objective_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
     assert training.encoder_pass.backbone.attached
     assert all(torch.equal(before[n], v) for n, v in (*model.state_dict().items(), *objective.state_dict().items()))
+
+
+def test_without_an_objective_every_phase_is_supervised():
+    counter = CostCounter(tiny_vit(), None, (1, 8, 8))
+    assert counter.at(Position("ssl")) == counter.at(Position("sl"))
