@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from composer.core import Event
+from shared import readmes
 from shared.settings import classifier, logged, resumes_from_every_batch, trainer
 from shared.tiny import images, loader
 from shared.two_view import OBJECTIVES
@@ -15,16 +13,11 @@ from shared.two_view import OBJECTIVES
 import mixplug
 from mixplug import MAE, MixTraining, PhaseSwitch
 
-README = Path(mixplug.__file__).parent / "algorithms" / "README.md"
-
 
 def drop_tokens():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    text = next(block for block in blocks if "class DropTokens" in block)
+    text = readmes.block("mixplug/algorithms/README.md", "class DropTokens")
     assert len(text.splitlines()) <= 20
-    made: dict = {}
-    exec(compile(text, "README.md", "exec"), made)
-    return made["DropTokens"](0.5)
+    return readmes.run(text)["DropTokens"](0.5)
 
 
 def lengths_by_phase(algorithms, **options):

@@ -1,4 +1,4 @@
-"""The one table of what may stand with MixTraining in a Trainer's list; README.md carries its verdicts."""
+"""The one table of what may stand with MixTraining in a Trainer's list; the README of algorithms/trainer has it too."""
 
 from __future__ import annotations
 

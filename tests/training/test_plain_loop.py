@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import copy
-import re
-from pathlib import Path
 
 import pytest
 import timm
 import torch
+from shared import readmes
 
 import mixplug
 from mixplug import MAE, Ramp, backbone_of
 
-README = Path(mixplug.__file__).parent / "training" / "README.md"
-
-
-def blocks_of_the_readme() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+README = "mixplug/training/README.md"
 
 
 @pytest.fixture(scope="module")
 def loop():
     """The names that the loop leaves when it has run."""
-    text = blocks_of_the_readme()[0]
+    text = readmes.block(README, "for epoch in")
     assert len(text.splitlines()) <= 20
-    names: dict = {}
-    exec(compile(text, "README.md", "exec"), names)
-    return names
+    return readmes.run(text)
 
 
 def test_the_plain_loop_and_the_trainer_reach_the_same_weights_bit_for_bit(loop):
@@ -59,6 +52,5 @@ def test_the_plain_loop_and_the_trainer_reach_the_same_weights_bit_for_bit(loop)
 
 
 def test_the_amendment_is_taken(loop):
-    amended = {**loop, "objective": None}
-    exec(compile(blocks_of_the_readme()[1], "README.md", "exec"), amended)
+    amended = readmes.run(readmes.block(README, "def drop_half"), loop)
     assert amended["training"].encoder_pass.amendments == [amended["drop_half"]]
