@@ -46,6 +46,8 @@ from .schedules.shapes import Polynomial as Polynomial
 from .schedules.shapes import Ramp as Ramp
 from .schedules.shapes import Steps as Steps
 from .training.encoder_pass import EncoderPass as EncoderPass
+from .training.gradient_error import Strategy as Strategy
+from .training.gradient_error import gradient_error as gradient_error
 from .training.step import Training as Training
 from .views.mixing import MixingFunction as MixingFunction
 from .views.mixing import mixup_ssl as mixup_ssl
