@@ -1,5 +1,6 @@
 # The public names, each once: a line here is all it takes to export one. `mixplug/__init__.py` reads this file.
 
+from .algorithms.compression import Compression as Compression
 from .algorithms.exact_resumption import ExactResumption as ExactResumption
 from .algorithms.fused_backbone_pass import FusedBackbonePass as FusedBackbonePass
 from .algorithms.joint_loss import JointLoss as JointLoss
@@ -36,6 +37,7 @@ from .objectives.multi_task import multi_task_cross_entropy as multi_task_cross_
 from .objectives.multi_task import split_logits as split_logits
 from .objectives.simclr import SimCLR as SimCLR
 from .objectives.simsiam import SimSiam as SimSiam
+from .schedules.compression import CompressionSchedule as CompressionSchedule
 from .schedules.phases import Phase as Phase
 from .schedules.phases import PhasePlan as PhasePlan
 from .schedules.phases import PhaseSpan as PhaseSpan
@@ -46,6 +48,8 @@ from .schedules.shapes import Polynomial as Polynomial
 from .schedules.shapes import Ramp as Ramp
 from .schedules.shapes import Steps as Steps
 from .training.encoder_pass import EncoderPass as EncoderPass
+from .training.gradient_error import Strategy as Strategy
+from .training.gradient_error import gradient_error as gradient_error
 from .training.step import Training as Training
 from .views.mixing import MixingFunction as MixingFunction
 from .views.mixing import mixup_ssl as mixup_ssl

@@ -10,6 +10,7 @@ if find_spec("composer") is None:
         name="composer",
     )
 
+from mixplug.algorithms.compression import Compression
 from mixplug.algorithms.exact_resumption import ExactResumption
 from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
 from mixplug.algorithms.joint_loss import JointLoss
@@ -22,6 +23,7 @@ from mixplug.algorithms.token_dropout import TokenDropout
 from mixplug.algorithms.trainer.checkpoints import guard_loading
 
 __all__ = [
+    "Compression",
     "ExactResumption",
     "FusedBackbonePass",
     "JointLoss",

@@ -77,5 +77,13 @@ class PatchScaler:
 
     def _project(self, images: Tensor, side: int) -> Tensor:
         proj = self.vit.patch_embed.proj
-        weight = self._resample(proj.weight, [side, side])
+        # timm's resampling cannot run where costs are counted, on tensors without values; this has as many products.
+        resample = _resample_without_values if proj.weight.is_meta else self._resample
+        weight = resample(proj.weight, [side, side])
         return F.conv2d(images, weight, proj.bias, stride=side)
+
+
+def _resample_without_values(weight: Tensor, size: list[int]) -> Tensor:
+    rows, columns = size
+    products = weight.flatten(2) @ weight.new_empty(weight[0, 0].numel(), rows * columns)
+    return products.unflatten(2, (rows, columns))

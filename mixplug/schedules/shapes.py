@@ -195,7 +195,7 @@ class Points(Shape):
     over: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "points", _pairs(type(self).__name__, self.points))
+        object.__setattr__(self, "points", pairs_of(type(self).__name__, self.points))
         self._check()
 
     @property
@@ -269,11 +269,22 @@ def _held(time: float) -> float:
     return min(max(time, 0.0), 1.0)
 
 
-def _pairs(name: str, points: Any) -> tuple[tuple[float, float], ...]:
+def pairs_of(name: str, points: Any, example: str = "[(0, 0.75), (0.5, 0)]") -> tuple[tuple[float, Any], ...]:
+    """``{time: value}`` or ``(time, value)`` pairs as pairs, in order of time.
+
+    Args:
+        name: What they are given to, for messages.
+        points: The pairs.
+        example: Such as are expected, for messages.
+
+    Raises:
+        TypeError: they are no pairs, or a time is no number.
+        ValueError: there are none, or their times are out of [0, 1] or out of order.
+    """
     given = points.items() if isinstance(points, Mapping) else points
     pairs: tuple[Any, ...] = tuple(given) if isinstance(given, Iterable) else (None,)
     if any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs):
-        raise TypeError(f"{name} takes (time, value) pairs, such as {name}([(0, 0.75), (0.5, 0)]); got {points!r}")
+        raise TypeError(f"{name} takes (time, value) pairs, such as {name}({example}); got {points!r}")
     if not pairs:
         raise ValueError(f"{name} needs at least one (time, value), got none")
     times = [check_real(f"a time of {name}", pair[0], 0, 1) for pair in pairs]

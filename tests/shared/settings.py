@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mixplug import (
     MAE,
+    Compression,
+    CompressionSchedule,
     ExactResumption,
     FusedBackbonePass,
     JointLoss,
@@ -117,6 +119,13 @@ ROWS = [
             MixTraining(objective=OBJECTIVES["MoCoV3"]()),
         ],
         slow_to_resume=True,
+    ),
+    Row(
+        "Compression",
+        lambda: [
+            MixTraining(objective=OBJECTIVES["SimSiam"]()),
+            Compression(CompressionSchedule({0: (0.5, 4), 0.5: (0.25, 2)})),
+        ],
     ),
     _two_view_row("MoCoV3", convolutional_classifier),
     _two_view_row("DINO", convolutional_classifier, local_crops=2),

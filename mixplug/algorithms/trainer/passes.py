@@ -118,15 +118,24 @@ class AmendingAlgorithm(PhasedAlgorithm):
             )
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Say in which phases the objective leaves nothing to amend, if they were asked for."""
-        passes, clock = encoder_pass_of(state), find(state, Clock)  # type: ignore[type-abstract]
-        if passes.objective is None:
+        """Say where nothing is amended: in no phase of the run, or not where the objective leaves nothing to amend."""
+        name, objective = type(self).__name__, encoder_pass_of(state).objective
+        clock = find(state, Clock)  # type: ignore[type-abstract]
+        alone = Phase.SL if objective is None else Phase.MIX
+        phases = [alone] if clock is None else clock.phases(state)
+        wanted = [phase for phase in phases if phase.value in self.amendment.phases]
+        if not wanted:
+            has = tuple(phase.value for phase in phases)
+            warnings.warn(
+                f"{name} acts in {self.amendment.phases}, and this run has {has}, so it does nothing; give it phases= "
+                f"that the run has, or leave it out",
+                stacklevel=2,
+            )
+        if objective is None:
             return
-        objective, phases = passes.objective, [Phase.MIX] if clock is None else clock.phases(state)
-        wanted = [phase for phase in phases if phase is not Phase.SL and phase.value in self.amendment.phases]
-        idle = [phase for phase in wanted if self.amendment.yields_to(objective.request(Position(phase)))]
+        learning = [phase for phase in wanted if phase is not Phase.SL]
+        idle = [phase for phase in learning if self.amendment.yields_to(objective.request(Position(phase)))]
         if idle:
-            name = type(self).__name__
             warnings.warn(
                 f"{type(objective).__name__} chooses patches itself in the {' and '.join(map(str, idle))} phase, so "
                 f"{name} acts in the others alone; phases=('sl',) says the same without this warning",
