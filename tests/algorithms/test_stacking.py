@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from composer.core import Algorithm, Callback, Event
 from shared import readmes
-from shared.neighbours import COMPOSERS, CONVOLUTIONAL, NOT_IMAGES, NOTE, REFUSED, TABLE, WORKS, rows
+from shared.neighbours import COMPOSERS, CONVOLUTIONAL, NOT_IMAGES, NOTE, OWN, REFUSED, TABLE, WORKS, rows
 from shared.settings import classifier, logged, ssl_loader, trainer, weights
 from shared.tiny import images, labels, loader
 from shared.two_view import OBJECTIVES
 from torch import nn
 
+import mixplug
 from mixplug import MAE, JointLoss, MixTraining, Phase
 from mixplug.algorithms.trainer.contract import position_of
 
@@ -171,9 +172,10 @@ def test_what_cannot_be_right_is_refused_by_name(name, place):
         refused_trainer(name, place)
 
 
-def test_the_table_has_every_algorithm_of_composer():
-    exported = [getattr(ca, name) for name in ca.__all__]
-    assert set(COMPOSERS) == {e.__name__ for e in exported if isinstance(e, type) and issubclass(e, Algorithm)}
+def test_the_table_has_every_algorithm_of_composer_and_of_mixplug():
+    for module, table in ((ca, COMPOSERS), (mixplug, OWN)):
+        exported = [getattr(module, name) for name in module.__all__]
+        assert set(table) == {e.__name__ for e in exported if isinstance(e, type) and issubclass(e, Algorithm)}
 
 
 def test_the_readme_has_the_same_table():

@@ -92,7 +92,7 @@ class AmendingAlgorithm(PhasedAlgorithm):
 
     Attributes:
         amendment: The Composer-free half: a function ``request -> request`` that says by ``yields_to(request)`` which
-            passes it leaves as their objective wants them.
+            passes it leaves as their objective wants them, and by ``phases`` in which it acts.
     """
 
     stage = Stage.ENCODER

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixplug.algorithms import FusedBackbonePass, JointLoss
+from mixplug import FusedBackbonePass, JointLoss
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in
 from mixplug.backbones import backbone_of
 from mixplug.backbones.selection import random_visible

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from composer.core import Callback, Event, State, Time, Timestamp, TimeUnit
 from composer.loggers import Logger
 
-from mixplug.algorithms import PhaseSwitch
+from mixplug import PhaseSwitch
 from mixplug.algorithms.trainer.contract import find_in
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.schedules.phases import Phase, PhaseSpan

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from composer.core import Algorithm
 from torch import nn
 
-from mixplug.algorithms import FusedBackbonePass, JointLoss
+from mixplug import FusedBackbonePass, JointLoss
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in, parts_of
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm
 from mixplug.objectives.joint import ALPHA

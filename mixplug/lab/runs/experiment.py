@@ -17,7 +17,7 @@ from composer.optim import ComposerScheduler
 from composer.utils import get_device
 from torchmetrics import MetricCollection
 
-from mixplug.algorithms import FusedBackbonePass, PhaseSwitch
+from mixplug import FusedBackbonePass, PhaseSwitch
 from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
 from mixplug.algorithms.phase_scheduler import PhaseScheduler
 from mixplug.algorithms.trainer.contract import find, find_in
