@@ -24,7 +24,7 @@ SMALL = ("data.batch_size=16", "model.args.embed_dim=16", "model.args.num_heads=
 
 
 def digits(*overrides):
-    return load_recipe("digits", [*SMALL, *overrides])
+    return load_recipe("digits_epochs", [*SMALL, *overrides])
 
 
 def by_name(quantities):
@@ -80,7 +80,7 @@ def test_values_around_a_number_are_different_and_hold_it(own, low, values):
     assert around(own, (0.25, 0.5, 1, 1.5), low) == values
 
 
-@pytest.mark.parametrize(("recipe", "method"), [("bench", "mix_input"), ("digits", "mix_input_ramps")])
+@pytest.mark.parametrize(("recipe", "method"), [("bench", "mix_input"), ("digits_epochs", "mix_input_ramps")])
 def test_the_method_that_is_measured_by_default(recipe, method):
     assert default_method(load_recipe(recipe)) == method
 
