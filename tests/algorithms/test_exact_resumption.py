@@ -73,6 +73,7 @@ def test_from_every_batch_with_workers(order, mask, data, tmp_path):
     resumes_from_every_batch(tmp_path, lambda: mixtraining(mask, data, 2), train_dataloader=lambda: order(2))
 
 
+@pytest.mark.slow
 def test_from_a_batch_of_each_phase_with_workers(tmp_path):
     """What the slow test does from every batch."""
     options = {"train_dataloader": lambda: shuffled(2), "max_duration": "3ep"}

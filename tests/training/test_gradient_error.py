@@ -205,13 +205,14 @@ def test_batches_of_any_size_are_cut_into_sub_batches():
 
 
 def test_of_the_joint_loss():
+    torch.manual_seed(0)
     vit = tiny_vit(in_chans=3)
     data = [(images(64, 3, 8, 8), ONE_CLASS[:64])]
     one, other = (
         gradient_error(
             vit, OBJECTIVES["SimSiam"](), data, [Strategy(0.5)], 10.0, sub_batch=4, position=PLAN.position(3.0), alpha=a
         )
-        for a in (0.1, 0.9)
+        for a in (0.1, 0.3)
     )
     assert one.squared_norm != other.squared_norm
     assert one.position.phase == "mix"

@@ -183,9 +183,8 @@ def test_mean_and_standard_deviation():
     assert MeanStd.of([0.5, 0.5]).format(2, 100) == "50.00 ± 0.00"
 
 
-@pytest.mark.parametrize(
-    ("how", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGKILL, -signal.SIGKILL)]
-)
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.slow
 def test_interrupted_by_a_signal_and_started_again(tmp_path, how, code):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mixplug.lab.cli.main", "compare", str(TINY), "--out", str(out)]

@@ -121,6 +121,7 @@ def measured(tmp_path_factory):
     return json.loads((folder / "scaling.json").read_text()), folder
 
 
+@pytest.mark.slow
 def test_what_is_measured_of_each_value(measured):
     growth, _ = measured
     assert (growth["method"], growth["phase"]) == ("mix_input", "mix")
@@ -144,6 +145,7 @@ def test_what_is_measured_of_each_value(measured):
     assert "--scaling --method mix_input" in growth["command"]
 
 
+@pytest.mark.slow
 def test_what_is_left_in_the_folder(measured):
     growth, folder = measured
     assert (folder / "scaling.png").read_bytes().startswith(b"\x89PNG")
