@@ -69,6 +69,28 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from error
 
 
+def load_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """The state of a training, on the CPU: its ``model`` with the SSL head, its ``timestamp`` and more.
+
+    Args:
+        path: A Composer checkpoint (only load files you trust).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=False)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is no Composer checkpoint, or a damaged one: {error}") from error
+    state = loaded.get("state") if isinstance(loaded, Mapping) else None
+    if not isinstance(state, Mapping) or "model" not in state:
+        raise ValueError(f"{str(path)!r} is no Composer checkpoint: it has no state of a model")
+    return state
+
+
 def _own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a model's state, that of the user's own module."""
     own = {name: value for name, value in state.items() if not _NOT_THE_USERS.match(name)}
@@ -85,13 +107,4 @@ def _model_state(source: Any) -> Mapping[str, Tensor]:
         return model.state_dict()
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"export takes a Trainer or the path of a checkpoint, got {type(source).__name__}")
-    if not Path(source).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {str(source)!r}")
-    try:
-        loaded = torch.load(source, map_location="cpu", weights_only=False)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{str(source)!r} is no Composer checkpoint, or a damaged one: {error}") from error
-    try:
-        return loaded["state"]["model"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{str(source)!r} is no Composer checkpoint: it has no state of a model") from error
+    return load_state(source)["model"]

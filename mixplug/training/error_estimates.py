@@ -13,6 +13,10 @@ FEWEST = 16
 """Sub-batches that a normal interval takes at least."""
 
 
+class HiddenGradientError(ValueError):
+    """Noise hides the true gradient, so that nothing can be compared with it."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """An estimate without bias and its standard error.
@@ -95,12 +99,12 @@ class GradientErrors:
             quotient of two estimates without bias.
 
         Raises:
-            ValueError: the estimate of the squared norm is not above 0.
+            HiddenGradientError: the estimate of the squared norm is not above 0.
         """
         exact, bias, variance = self._table[:, 0], self._table[:, 1 + 2 * index], self._table[:, 2 + 2 * index]
         norm = self.squared_norm
         if norm.value <= 0:
-            raise ValueError(
+            raise HiddenGradientError(
                 f"the squared norm of the true gradient is estimated as {norm.value:.3g} +- {norm.error:.2g}, which "
                 f"must be above 0: noise hides it in {self.count} sub-batches; use more samples"
             )

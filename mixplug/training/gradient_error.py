@@ -157,7 +157,8 @@ def gradient_error(
         TypeError: an argument has the wrong type, a batch has no labels where the loss needs them, or the encoder is
             no vision transformer.
         ValueError: a number is out of range, the data is too short, there is nothing to compress (the objective chooses
-            the tokens itself), a patch does not fit, or noise hides the true gradient.
+            the tokens itself), a patch does not fit, or noise hides the true gradient
+            (:class:`mixplug.training.error_estimates.HiddenGradientError`).
 
     Example:
         >>> strategies = [Strategy(), Strategy(0.5), Strategy(0.5, patch=8)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mixplug.checks import check_int
 from mixplug.lab.cli.console import make_console, show_progress
 from mixplug.lab.cli.options import Commands, add_recipe, add_run, default_out, method_of, read_recipe, seed_of
 
@@ -13,6 +14,9 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="run one method of a recipe: checkpoint, history, pictures")
     add_recipe(command)
     add_run(command)
+    command.add_argument(
+        "--checkpoints", type=int, default=1, metavar="N", help="also keep checkpoints after each Nth of the training"
+    )
     return command
 
 
@@ -21,6 +25,7 @@ def run(options: argparse.Namespace) -> None:
     from mixplug.lab.runs.folders import check_out
 
     recipe = read_recipe(options)
+    check_int("--checkpoints", options.checkpoints, 1)
     method, seed = method_of(options, recipe), seed_of(options, recipe)
     out = options.out or default_out(options, f"-{method}-seed{seed}")
     check_out(out)
@@ -28,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     with show_progress(console) as progress:
         from mixplug.lab.studies.train import train
 
-        result = train(recipe, method, seed, out, progress)
+        result = train(recipe, method, seed, out, progress, options.checkpoints)
     console.print(
         f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
         f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"

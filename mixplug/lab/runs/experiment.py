@@ -45,6 +45,7 @@ class Experiment:
         progress: Called as ``progress(done, total, text)`` after each epoch (or batch, for runs in batches).
         save_folder: Where to keep checkpoints of the finished run, ``checkpoint.pt``, and of the end of each phase
             before, such as ``checkpoint-ssl.pt``; None for nowhere.
+        checkpoints: N also keeps those after each Nth of the run, such as ``checkpoint-25.pt`` after a quarter.
 
     Raises:
         TypeError: something in the recipe has the wrong type.
@@ -58,6 +59,7 @@ class Experiment:
         seed: int,
         progress: Progress | None = None,
         save_folder: Path | None = None,
+        checkpoints: int = 1,
     ) -> None:
         check_choice("method", method, recipe.methods)
         check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
@@ -85,7 +87,7 @@ class Experiment:
             schedulers=_make_scheduler(recipe, method, self.algorithms),
             callbacks=[
                 *([] if progress is None else [_ProgressCallback(progress)]),
-                *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration)),
+                *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration, checkpoints)),
             ],
             loggers=[self._log],
             progress_bar=False,
@@ -142,9 +144,11 @@ class Experiment:
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
 
 
-def _savers(folder: Path, plan: PhasePlan, length: Time) -> list[Callback]:
+def _savers(folder: Path, plan: PhasePlan, length: Time, checkpoints: int) -> list[Callback]:
     """Keep what the run ends with, and each phase before: representations are judged best before labels change them."""
     ends = {"checkpoint.pt": length}
+    for part in range(1, checkpoints):
+        ends[f"checkpoint-{100 * part / checkpoints:.0f}.pt"] = Time(plan.total * part // checkpoints, length.unit)
     for span in plan.phases[:-1]:
         ends[f"checkpoint-{span.phase}.pt"] = Time(span.stop, length.unit)
     return [

@@ -12,11 +12,13 @@ from mixplug.lab.runs.experiment import Experiment, Progress
 from mixplug.lab.runs.results import RunResult
 
 
-def train(recipe: Recipe, method: str, seed: int, out: Path, progress: Progress | None = None) -> RunResult:
+def train(
+    recipe: Recipe, method: str, seed: int, out: Path, progress: Progress | None = None, checkpoints: int = 1
+) -> RunResult:
     """Train one method with one seed.
 
     Leaves in ``out``: ``checkpoint.pt`` (Composer's, to resume or load), one of the end of each phase before,
-    such as ``checkpoint-ssl.pt``, ``history.json`` (losses and accuracy
+    such as ``checkpoint-ssl.pt``, those asked for in between, ``history.json`` (losses and accuracy
     over the run, settings, versions, machine), ``curves.png`` and, with an MAE, ``reconstructions.png``.
 
     Args:
@@ -25,9 +27,10 @@ def train(recipe: Recipe, method: str, seed: int, out: Path, progress: Progress 
         seed: The seed.
         out: A folder, made if missing.
         progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
+        checkpoints: See :class:`mixplug.lab.runs.experiment.Experiment`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    result = Experiment(recipe, method, seed, progress, save_folder=out).run()
+    result = Experiment(recipe, method, seed, progress, out, checkpoints).run()
     label = recipe.methods[method].label
     content = {"method": method, "seed": seed, **result.numbers(), "recipe": to_plain(recipe), **describe_environment()}
     (out / "history.json").write_text(json.dumps(content, indent=1))
