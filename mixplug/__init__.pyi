@@ -1,5 +1,6 @@
 # The public names, each once: a line here is all it takes to export one. `mixplug/__init__.py` reads this file.
 
+from .algorithms.auto_compression import AutoCompression as AutoCompression
 from .algorithms.compression import Compression as Compression
 from .algorithms.exact_resumption import ExactResumption as ExactResumption
 from .algorithms.fused_backbone_pass import FusedBackbonePass as FusedBackbonePass

@@ -177,7 +177,7 @@ class FusedBackbonePass(WatchedPass):
     def before_backward(self, state: State, logger: Logger) -> None:
         """Put both terms and their sum into ``state.loss``."""
         weights = weights_of(state)
-        sl, others = _supervised(state.loss)
+        sl, others = supervised_loss(state.loss)
         ssl = self._ssl_loss
         if ssl is not None and weights.sl == 0:
             ssl = self._reach_supervised_head(ssl, state)
@@ -237,7 +237,7 @@ class FusedBackbonePass(WatchedPass):
         return f"{type(self).__name__}(objective={self.objective!r}, backbone={self.backbone_path!r})"
 
 
-def _supervised(loss: object) -> tuple[Tensor, dict[str, Tensor]]:
+def supervised_loss(loss: object) -> tuple[Tensor, dict[str, Tensor]]:
     """The supervised loss as one scalar, and what else the model's ``loss`` returned to be logged."""
     if isinstance(loss, Tensor):
         return loss.mean(), {}

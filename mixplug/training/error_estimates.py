@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,8 @@ class GradientErrors:
             self._differences = [gradient - exact for gradient in approximate]
             self.count = 1
             return
+        self._exact = self._exact.to(exact)
+        self._differences = [mean.to(exact) for mean in self._differences]
         row = [exact @ self._exact]
         for gradient, mean in zip(approximate, self._differences, strict=True):
             deviation = gradient - self._exact - mean
@@ -119,6 +122,29 @@ class GradientErrors:
             Estimate(adjusted, self._error(of_variance)),
             Estimate(squared_bias + adjusted, self._error(of_bias + of_variance)),
         )
+
+    def ca_mse(self, index: int, cost: float) -> float:
+        """The cost-adjusted mean squared error of an approximation, not over the norm: to compare several.
+
+        Args:
+            index: Which approximation.
+            cost: ``Cost / Budget`` of an image.
+        """
+        bias, variance = self._table[:, 1 + 2 * index], self._table[:, 2 + 2 * index]
+        return float(self._over_pairs(bias) + cost * self.sub_batch * variance.mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been collected, as tensors and numbers."""
+        rows = torch.stack(self._rows) if self._rows else torch.empty(0)
+        means = [] if self._exact is None else [self._exact.clone(), *(mean.clone() for mean in self._differences)]
+        return {"count": self.count, "means": means, "rows": rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, on any device."""
+        self.count = state["count"]
+        self._rows = list(state["rows"])
+        if state["means"]:
+            self._exact, *self._differences = (mean.clone() for mean in state["means"])
 
     @property
     def _table(self) -> Tensor:

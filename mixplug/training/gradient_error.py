@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -57,7 +58,7 @@ class Strategy:
     def __post_init__(self) -> None:
         _ = self.amendments  # which check
 
-    @property
+    @functools.cached_property
     def amendments(self) -> list[DropTokens | ScalePatches]:
         """What does this to the passes of a step; nothing for an uncompressed one."""
         dropped = [DropTokens(self.rate)] if self.rate != 0 else []
@@ -237,6 +238,7 @@ class StepGradients:
         self._backbone: Backbone = backbone_of(self._model, backbone)
         if self._objective is not None:
             with self.own_randomness():
+                torch.manual_seed(0)  # heads that have not been made yet are the same ones at each call
                 self._objective = self._objective.build(self._backbone).train()
         self._parameters = self._trained()
         self._draws = _OwnDraws()
@@ -266,7 +268,7 @@ class StepGradients:
                     f"{type(self._objective).__name__} chooses tokens or patches itself; compare at position='sl'"
                 )
 
-    def of(self, strategy: Strategy, images: Tensor, labels: Tensor | None, seed: int) -> Tensor:
+    def of(self, strategy: Strategy, images: Tensor, labels: Any, seed: int) -> Tensor:
         """The gradient ``(P,)`` of the mean loss of ``images`` ``(B, C, H, W)``, as the optimizer would get it.
 
         Args:
@@ -286,21 +288,25 @@ class StepGradients:
         if self._objective is not None:
             self._objective.before_step()
         with passes.watch(self.position) as seen:
-            logits = self._model(images.to(device))
+            outputs = self._outputs(images.to(device), labels)
         torch.manual_seed(2 * seed + 1)
         if self.weights.ssl and self._objective is not None:
             ssl = self._objective(seen)
-        joint_loss(ssl, self._supervised(logits, labels), self.weights).backward()
+        sl = self._supervised(outputs, images, labels) if self.weights.sl else None
+        joint_loss(ssl, sl, self.weights).backward()
         if self._objective is not None and self.position.phase is not Phase.SL:
             self._objective.after_backward(self.position)
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._parameters])
 
-    def _supervised(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
-        if not self.weights.sl:
-            return None
+    def _outputs(self, images: Tensor, labels: Any) -> Any:
+        """What the model makes of ``images``."""
+        return self._model(images)
+
+    def _supervised(self, outputs: Any, images: Tensor, labels: Any) -> Tensor:
+        """The supervised loss, a scalar."""
         if labels is None:
             raise TypeError(f"the {self.position.phase} phase needs batches of (images, labels), got images alone")
-        return F.cross_entropy(logits, labels.to(logits.device))
+        return F.cross_entropy(outputs, labels.to(outputs.device))
 
     def _passes(self, amendments: Sequence[Amendment]) -> EncoderPass:
         passes = EncoderPass(self._backbone, self._objective)
@@ -313,7 +319,7 @@ class StepGradients:
     def _trained(self) -> list[nn.Parameter]:
         objective = [] if self._objective is None else list(self._objective.parameters())
         frozen = set() if self._objective is None else {id(p) for p in self._objective.frozen_parameters()}
-        found = {id(p): p for p in (*self._model.parameters(), *objective) if p.requires_grad}
+        found = {id(p): p for p in (*self._model.parameters(), *objective)}
         return [p for key, p in found.items() if key not in frozen]
 
 

@@ -73,6 +73,7 @@ class Training:
             raise TypeError(f"objective must be an objective such as MAE(), got {objective!r}")
         self.model, self.plan = model, plan
         self.alpha = check_schedule("alpha", alpha, 0, 1)
+        self.backbone_path = backbone
         adapter = backbone_of(model, backbone)
         self.objective = None if objective is None else objective.build(adapter)
         self.encoder_pass = EncoderPass(adapter, self.objective)

@@ -83,6 +83,16 @@ def test_all_processes_hold_the_same_weights_after_each_batch(ranks, world, row)
         assert first["metrics"] == other["metrics"]
 
 
+def test_all_processes_measure_the_same(ranks):
+    """At the same steps, or they would wait for each other, and what they average is the gradient of all."""
+    first, other = (result["same weights"]["measured compression"] for result in ranks(2))
+    assert first["auto"]["stage"] is not None, "a choice was made"
+    assert first["logged"]["compression/overhead"] == other["logged"]["compression/overhead"]
+    mine, its = first["auto"], other["auto"]
+    assert mine["current"] == its["current"]
+    assert all(torch.equal(a, b) for a, b in zip(mine["errors"]["means"], its["errors"]["means"], strict=True))
+
+
 @cases("same weights")
 def test_gradient_sync_overlaps_with_the_backward_pass(ranks, world, row):
     for result in ranks(world):

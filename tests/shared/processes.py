@@ -35,7 +35,17 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from mixplug import MAE, FusedBackbonePass, JointLoss, LinearProbe, MixTraining, OnlineKNN, Ramp, backbone_of
+from mixplug import (
+    MAE,
+    AutoCompression,
+    FusedBackbonePass,
+    JointLoss,
+    LinearProbe,
+    MixTraining,
+    OnlineKNN,
+    Ramp,
+    backbone_of,
+)
 from mixplug.backbones.probing import extract_features, gather_features, knn_accuracy, linear_probe_accuracy
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
@@ -97,7 +107,7 @@ def small_images(count: int, batch_size: int, labels: torch.Tensor | None = None
 
 def fit(made: Trainer, kept: PerBatch) -> dict[str, Any]:
     made.fit()
-    names = ("mixtraining/phase", "loss/train/total", "loss/train/ssl", "loss/train/sl")
+    names = ("mixtraining/phase", "loss/train/total", "loss/train/ssl", "loss/train/sl", "compression/overhead")
     logged = {name: [float(value) for _, value in made.memory.data[name]] for name in names if name in made.memory.data}
     return {
         "weights": torch.stack(kept.weights),
@@ -106,6 +116,7 @@ def fit(made: Trainer, kept: PerBatch) -> dict[str, Any]:
         "find_unused_parameters": made._find_unused_parameters,
         "logged": logged,
         "metrics": {name: float(value) for name, value in made.state.eval_metric_values.items()},
+        "auto": next((a.progress() for a in made.state.algorithms if isinstance(a, AutoCompression)), None),
     }
 
 
@@ -155,6 +166,9 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "MoCoV2Plus, CNN": lambda: same_weights(
         lambda: [MixTraining(objective=OBJECTIVES["MoCoV2Plus"]())], convolutional_classifier
+    ),
+    "measured compression": lambda: same_weights(
+        lambda: [AutoCompression((0.5, 0.0), share=1.0, sub_batch=1, over="run")], data=lambda: labelled(60)
     ),
     "two tasks": lambda: same_weights(
         from_input, multi_task_classifier, two_uneven_tasks, eval_dataloader=for_evaluation(two_uneven_tasks())

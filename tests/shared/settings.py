@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mixplug import (
     MAE,
+    AutoCompression,
     Compression,
     CompressionSchedule,
     ExactResumption,
@@ -120,6 +121,15 @@ ROWS = [
         ],
         slow_to_resume=True,
     ),
+    Row(
+        "AutoCompression",
+        lambda: [
+            MixTraining(objective=OBJECTIVES["MoCoV3"]()),
+            AutoCompression((0.5, 0.0), (4, 2), share=1.0, stages=2, sub_batch=2),
+        ],
+        slow_to_resume=True,
+    ),
+    Row("AutoCompression alone", lambda: [AutoCompression((0.5, 0.0), share=1.0, sub_batch=2, over="run")]),
     Row(
         "Compression",
         lambda: [

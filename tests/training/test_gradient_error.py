@@ -105,16 +105,19 @@ def test_of_a_model_whose_gradients_are_known_in_closed_form():
 def test_the_identity_has_no_bias_and_compression_has(name):
     torch.manual_seed(0)
     vit, objective = tiny_vit(in_chans=3, dynamic_img_size=True), OBJECTIVES[name]()
+    if name != "DINO":  # embeddings of 8 numbers give the others a gradient that noise hides
+        objective = OBJECTIVES[name](out_dim=32)
     strategies = [Strategy(), Strategy(patch=2), Strategy(0.75), Strategy(0.5, patch=4)]
-    data = [images(16, 3, 8, 8, seed=s) for s in range(24)]
-    error = gradient_error(vit, objective, data, strategies, budget=1000.0, samples=24 * 16, sub_batch=16)
+    data = [images(32, 3, 8, 8, seed=s) for s in range(24)]
+    error = gradient_error(vit, objective, data, strategies, budget=1000.0, samples=24 * 32, sub_batch=32)
     identity, native, dropped, both = error.rows
     assert identity.squared_bias.value == identity.squared_bias.error == 0
     assert native.squared_bias.value == pytest.approx(0, abs=1e-6)
     assert native.variance.value == pytest.approx(identity.variance.value, rel=1e-4)
+    assert dropped.squared_bias.value > dropped.squared_bias.error
     assert identity.cost == pytest.approx(native.cost, rel=0.05)
     assert both.cost < dropped.cost * 1.5 < identity.cost * 1.5
-    assert (error.samples, error.sub_batch, error.within_batch) == (384, 16, objective.within_batch)
+    assert (error.samples, error.sub_batch, error.within_batch) == (768, 32, objective.within_batch)
 
 
 def test_costs_are_those_that_are_counted():

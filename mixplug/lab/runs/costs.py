@@ -9,6 +9,7 @@ from composer.core import Algorithm
 from torch import nn
 
 from mixplug import FusedBackbonePass, JointLoss
+from mixplug.algorithms.auto_compression import AutoCompression
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in, parts_of
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm
 from mixplug.objectives.joint import ALPHA
@@ -25,10 +26,6 @@ class RunCost:
         shape: Channels, height and width of an image.
         batch_size: Images of a step.
         plan: The phases, of any length.
-
-    Attributes:
-        is_exact: Whether all algorithms are mixplug's. Others may make of a step what cannot be told before it: smaller
-            images, fewer of them, other layers.
     """
 
     def __init__(
@@ -39,8 +36,18 @@ class RunCost:
         batch_size: int,
         plan: PhasePlan,
     ) -> None:
-        self.is_exact = all(isinstance(algorithm, PhasedAlgorithm) for algorithm in algorithms)
+        self._auto = find_in(algorithms, AutoCompression)
         self._counted = model, algorithms, shape, batch_size, plan
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the cost can be told.
+
+        Algorithms that are not mixplug's may make of a step what cannot: smaller images, fewer of them, other layers.
+        What AutoCompression chose and measured is known when the run is over.
+        """
+        ours = all(isinstance(algorithm, PhasedAlgorithm) for algorithm in self._counted[1])
+        return ours and (self._auto is None or self._auto.amendment.images > 0)
 
     @functools.cached_property
     def passes(self) -> dict[Phase, float]:
@@ -62,14 +69,23 @@ class RunCost:
 
     def of(self, plan: PhasePlan) -> float:
         """What ``plan`` costs."""
-        return sum(span.length * self.passes[span.phase] for span in plan.phases)
+        passes = self.passes
+        if self._auto is not None:
+            amendment = self._auto.amendment
+            passes = {**passes, **{Phase(phase): amendment.mean_cost for phase in amendment.phases}}
+        return sum(span.length * passes[span.phase] for span in plan.phases)
 
     def plan_of(self, max_cost: float, plan: PhasePlan) -> PhasePlan:
         """The longest plan of ``plan``'s proportions that costs at most ``max_cost``.
 
         Raises:
-            ValueError: the shortest one costs more.
+            ValueError: the shortest one costs more, or the cost is known only when the run is over.
         """
+        if self._auto is not None:
+            raise ValueError(
+                "max_cost needs a cost that is known before the run, and AutoCompression chooses in it: give durations "
+                "in place of max_cost, or Compression with a schedule"
+            )
         longest = max(plan.e_ssl, plan.e_sl)
 
         def scaled(units: int) -> PhasePlan:

@@ -100,7 +100,7 @@ class Experiment:
 
     @property
     def cost(self) -> float | None:
-        """What the run costs: see :class:`mixplug.lab.runs.costs.RunCost`; None where it cannot be told before it."""
+        """What the run costs: see :class:`mixplug.lab.runs.costs.RunCost`; None where that cannot be told."""
         known = self._cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
         return self._cost.of(self.plan) if known else None
 
@@ -124,7 +124,7 @@ class Experiment:
             seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
             lengths=lengths,
             unit=unit,
-            cost=cost,
+            cost=self.cost if cost is None else cost,
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
