@@ -13,6 +13,7 @@ from mixplug.lab.runs.experiment import Experiment
 TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
 DROPOUT = "methods.drop={algorithms: [{TokenDropout: {rate: 0.5}}]}"
 PURE = "methods.pure={algorithms: [{PhaseSwitch: {ssl_duration: 0ep, sl_duration: 3ep}}]}"
+AUTO = "methods.auto={algorithms: [{AutoCompression: {rates: [0.75, 0.5], sub_batch: 4, share: 0.3, over: run}}]}"
 RESIZED = "methods.resized={algorithms: [{ProgressiveResizing: {}}]}"
 
 
@@ -28,6 +29,26 @@ def test_each_method_has_a_cost_and_dropout_lowers_it():
     # Two and a half of four patches are kept, and the class token.
     assert 0.5 < drop.cost / sl.cost < 0.8
     assert mix.cost > 0
+
+
+def test_what_is_chosen_in_the_run_has_a_cost_when_it_is_over():
+    made = Experiment(load_recipe(TINY, [AUTO, "pictures=0"]), "auto", 0)
+    assert made.cost is None
+    auto = made.algorithms[0].amendment
+    result = made.run()
+    plain = experiment("sl").cost
+    assert auto.spent > 0
+    assert result.cost == pytest.approx(result.lengths["sl"] * (auto.trained + auto.spent) / auto.images)
+    assert 0.5 * plain < result.cost < plain
+    with pytest.raises(ValueError, match="AutoCompression chooses in it"):
+        experiment("auto", AUTO, "max_cost=20")
+
+
+def test_a_schedule_of_compression_has_a_cost():
+    stages = "{0: [0.75, 4], 0.5: [0.0, 4]}"
+    schedule = f"{{CompressionSchedule: {{stages: {stages}, over: run}}}}"
+    cost = experiment("short", f"methods.short={{algorithms: [{{Compression: {{schedule: {schedule}}}}}]}}").cost
+    assert 0.5 * experiment("sl").cost < cost < experiment("sl").cost
 
 
 def test_other_algorithms_make_a_cost_that_is_not_known():
