@@ -12,8 +12,8 @@ When to use it
 Hyperparameters
     ``rates`` and ``patches`` to choose from: each costs a gradient whenever errors are measured, so few. Training
     begins with the first. A choice takes 16 sub-batches; at a ``share`` of 3%, with three strategies and sub-batches as
-    large as batches, these take about a thousand steps. ``budget`` is not stated in the paper: the larger, the more
-    bias counts.
+    large as batches, these take about two thousand steps, with half as large ones one thousand. A run that is too short
+    for a choice says so when it ends. ``budget`` is not stated in the paper: the larger, the more bias counts.
 
 Interacts with
     Not in the same phases as TokenDropout, PatchScaling or Compression. MAE chooses its tokens itself. A copy of
@@ -27,6 +27,7 @@ Logged each batch
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ from mixplug.backbones.patches import PatchScaler
 from mixplug.schedules.phases import Phase, Position
 from mixplug.training.auto_compression import CompressByError
 from mixplug.training.costs import CostCounter
+from mixplug.training.error_estimates import FEWEST
 from mixplug.training.gradient_error import StepGradients, Strategy
 
 
@@ -159,6 +161,17 @@ class AutoCompression(AmendingAlgorithm):
                     "compression/patch": native if strategy.patch is None else strategy.patch,
                     "compression/overhead": self.amendment.overhead,
                 }
+            )
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Say so if the run was too short for a choice."""
+        if self.amendment.images and not self.amendment.has_chosen:
+            auto = self.amendment
+            warnings.warn(
+                f"AutoCompression has seen too few sub-batches for a choice, {auto.sub_batches} of {FEWEST}, and "
+                f"stayed with {auto.strategy}; give it a smaller sub_batch than {auto.sub_batch}, a larger share "
+                f"than {auto.share:g}, fewer rates and patches, or a longer run",
+                stacklevel=2,
             )
 
     def __repr__(self) -> str:

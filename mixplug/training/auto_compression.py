@@ -99,6 +99,16 @@ class CompressByError:
         return self.strategies[self._current]
 
     @property
+    def has_chosen(self) -> bool:
+        """Whether there have been enough sub-batches for a choice."""
+        return self._stage is not None
+
+    @property
+    def sub_batches(self) -> int:
+        """How many have been compared since the last choice."""
+        return self._errors.count
+
+    @property
     def mean_cost(self) -> float:
         """What an image has cost, with what measuring has cost on top, in forward passes of the plain encoder."""
         return (self.trained + self.spent) / self.images if self.images else 0.0

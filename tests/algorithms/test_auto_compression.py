@@ -38,8 +38,15 @@ def test_the_strategy_and_what_it_costs_are_logged():
     assert logged(made, "compression/patch") == [2] * 36
     overheads = logged(made, "compression/overhead")
     assert 0.4 < overheads[-1] == auto.amendment.overhead <= max(overheads) <= 0.5
-    assert auto.amendment.state_dict()["stage"] is not None, "a choice was made"
+    assert auto.amendment.has_chosen
     assert auto.amendment.images == 12 * 20
+
+
+def test_a_run_too_short_for_a_choice_says_so():
+    with pytest.warns(
+        UserWarning, match=r"too few sub-batches for a choice, \d+ of 16.*Strategy\(rate=0.5.*smaller sub_batch"
+    ):
+        made_with(AutoCompression((0.5, 0.0), share=0.5, sub_batch=4, over="run"), epochs=2)
 
 
 @pytest.mark.parametrize(
