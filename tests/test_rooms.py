@@ -124,6 +124,7 @@ def test_what_the_rule_allows_is_not(tmp_path):
     assert broken_rules(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_tests_of_rooms_without_composer_import_none():
     code = """
 import sys

@@ -10,17 +10,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchDropout
 from torch import Tensor, nn
 
-from mixplug import FusedBackbonePass, JointLoss
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in
+from mixplug import FusedBackbonePass, JointLoss, PatchScaling, TokenDropout
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in, parts_of
+from mixplug.algorithms.trainer.passes import AmendingAlgorithm
 from mixplug.backbones import backbone_of
 from mixplug.backbones.selection import random_visible
 from mixplug.lab.bench.plain import PlainMAE, plain_steps
 from mixplug.lab.runs.experiment import Experiment, make_module, make_optimizer
 from mixplug.lab.runs.inputs import make_inputs
 from mixplug.objectives import MAE
-from mixplug.schedules.phases import Phase, PhasePlan
+from mixplug.schedules.phases import Phase, Position
 from mixplug.schedules.shapes import Schedule, Shape
 from mixplug.training.step import Training
 
@@ -93,6 +95,8 @@ class PlainLoop(StepLoop):
         objective: Any = getattr(experiment.model, "ssl_objective", None)
         if objective is None:
             self.phase = Phase.SL  # phases of a PhaseSwitch alone, which has one loss
+        for part in _amending(experiment, self.phase):
+            self.model.patch_drop = PatchDropout(part.amendment.rate, self.model.num_prefix_tokens)
         if self.phase is not Phase.SL:
             self.mask = objective.mask if objective.fused else "two passes"
             self.decoder = PlainMAE(self.model, objective.mask_ratio, objective.decoder_depth)
@@ -117,17 +121,16 @@ class PlainLoop(StepLoop):
 
 
 class FunctionLoop(StepLoop):
-    """Written with mixplug's :class:`mixplug.Training`: for objectives that have no loop without."""
+    """Written with mixplug's :class:`mixplug.Training`: for what has no loop without."""
 
     label = "mixplug's functions"
 
     def head(self, experiment: Experiment) -> nn.Module | None:
         """The objective."""
         fused = find_in(experiment.algorithms, FusedBackbonePass)
-        assert fused is not None
-        plan = experiment.plan or PhasePlan(1, 1, 1)  # without phases it is one long MIX
-        objective = copy.deepcopy(fused.objective)
-        self.training = Training(self.model, plan, objective, _alpha(experiment), backbone=fused.backbone_path)
+        objective, path = (None, None) if fused is None else (copy.deepcopy(fused.objective), fused.backbone_path)
+        amendments = [part.amendment for part in _amending(experiment, self.phase)]
+        self.training = Training(self.model, experiment.plan, objective, _alpha(experiment), amendments, path)
         return self.training.objective
 
     def steps(self, progress: float) -> Iterator[Any]:
@@ -156,14 +159,38 @@ def loop_for(experiment: Experiment, method: str, phase: Phase) -> tuple[str, ty
         return None
     if recipe.ssl_data or len(experiment.inputs.tasks) > 1 or recipe.compile or recipe.precision not in _AUTOCAST:
         return None
+    amending = _amending(experiment, phase)
+    if any(not isinstance(part, (TokenDropout, PatchScaling)) for part in amending):
+        return None  # what it does it decides while training
+    if amending and objective is None and experiment.plan.e_ssl:
+        return None  # a Training with self-supervised phases has an objective
     optimizer = recipe.methods[method].optimizer or recipe.optimizer
+    amended = "".join(f", {part!r}" for part in amending)
     if phase is Phase.SL or objective is None:
-        return f"sl, {optimizer}", PlainLoop
+        return f"sl, {optimizer}{amended}", PlainLoop if _is_constant_dropout(amending) else FunctionLoop
     fused = find_in(experiment.algorithms, FusedBackbonePass)
     assert fused is not None
     weight = f", alpha={_alpha(experiment)}" if phase is Phase.MIX else ""
-    key = f"{phase}, {optimizer}, {' '.join(repr(fused.objective).split())}{weight}"
-    return key, PlainLoop if _is_plain(experiment, fused, phase) else FunctionLoop
+    key = f"{phase}, {optimizer}, {' '.join(repr(fused.objective).split())}{weight}{amended}"
+    return key, PlainLoop if not amending and _is_plain(experiment, fused, phase) else FunctionLoop
+
+
+def _amending(experiment: Experiment, phase: Phase) -> list[AmendingAlgorithm]:
+    """The algorithms that change what the passes of ``phase`` are shown."""
+    parts = [part for part in parts_of(experiment.algorithms) if isinstance(part, AmendingAlgorithm)]
+    objective: Any = getattr(experiment.model, "ssl_objective", None)
+    request = None if objective is None or phase is Phase.SL else objective.request(Position(phase))
+    return [
+        part
+        for part in parts
+        if phase.value in part.amendment.phases and (request is None or not part.amendment.yields_to(request))
+    ]
+
+
+def _is_constant_dropout(amending: list[AmendingAlgorithm]) -> bool:
+    """Whether timm's own PatchDropout does what there is to do, if anything."""
+    rates = [part.rate if isinstance(part, TokenDropout) else None for part in amending]
+    return not rates or (len(rates) == 1 and isinstance(rates[0], (int, float)))
 
 
 def _is_plain(experiment: Experiment, fused: FusedBackbonePass, phase: Phase) -> bool:

@@ -36,6 +36,20 @@ def test_a_step_computes_what_the_loop_does(options, passes):
     assert checks[0].flops == checks[3].flops > 0
 
 
+def test_hidden_tokens_are_hidden_in_the_loop_too():
+    mae = mixtraining("{objective: {MAE: {mask: input}}}")
+    whole = check_steps(tiny(*EVEN, "methods.ssl_sl=null", mae))
+    for algorithms in (
+        "[TokenDropout: {rate: 0.5, phases: [sl]}]",
+        "[TokenDropout: {rate: {Ramp: {start: 0.75, stop: 0.0}}, phases: [sl]}]",
+        "[PatchScaling: {size: 4, phases: [sl]}, TokenDropout: {rate: 0.5, phases: [sl]}]",
+    ):
+        checks = check_steps(tiny(*EVEN, "methods.ssl_sl=null", mae, f"algorithms={algorithms}"))
+        assert all(check.passed for check in checks), (algorithms, checks)
+        less = [check.flops < full.flops for check, full in zip(checks, whole, strict=True)]
+        assert less == [True, False, False, True], algorithms
+
+
 class WithAProductMore(Experiment):
     """The classifier runs twice."""
 

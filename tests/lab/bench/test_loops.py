@@ -45,6 +45,22 @@ def test_it_is_written_by_hand_where_it_can_be(options, kinds):
     assert len({key for key, _ in loops.values()}) == 3
 
 
+@pytest.mark.parametrize(
+    ("algorithms", "kinds"),
+    [
+        ("[TokenDropout: {rate: 0.5}]", (PlainLoop, PlainLoop, PlainLoop)),
+        ("[TokenDropout: {rate: {sl: 0.5}, phases: [sl]}]", (PlainLoop, PlainLoop, FunctionLoop)),
+        ("[PatchScaling: {size: 4, phases: [sl]}]", (PlainLoop, PlainLoop, FunctionLoop)),
+    ],
+)
+def test_what_is_hidden_in_a_phase(algorithms, kinds):
+    options = "- MixTraining: {objective: {MAE: {mask: input}}}"
+    whole = loops_of(mixtraining(options.removeprefix("- MixTraining: ")))
+    amended = loops_of(mixtraining(options.removeprefix("- MixTraining: ")), f"algorithms={algorithms}")
+    assert tuple(amended[phase][1] for phase in ("ssl", "mix", "sl")) == kinds
+    assert {phase for phase in whole if whole[phase] != amended[phase]} == {"sl"}, "MAE hides patches itself"
+
+
 def test_images_of_another_size_than_the_models():
     larger = ["model.args.img_size=16", "model.args.dynamic_img_size=true"]
     assert [kind for _, kind in loops_of(*larger).values()] == [FunctionLoop, FunctionLoop, PlainLoop]
@@ -70,6 +86,11 @@ def test_phases_without_an_objective_are_supervised():
 )
 def test_there_is_none(override):
     assert set(loops_of(override).values()) == {None}
+
+
+def test_there_is_none_where_a_method_decides_while_training():
+    loops = loops_of("algorithms=[AutoCompression: {phases: [sl], over: run}]")
+    assert [loops[phase] is None for phase in ("ssl", "mix", "sl")] == [False, False, True]
 
 
 def test_methods_of_the_same_arithmetic_share_a_loop():

@@ -296,7 +296,11 @@ def test_the_name_of_a_recipe(tmp_path):
     assert shipped_name(write(tmp_path, "extends: digits")) is None
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize(
+    "name",
+    # Their heads are the papers' own, with millions of weights; small/two_view has the same methods with small ones.
+    [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("two_view/")) for name in shipped_recipes()],
+)
 def test_every_shipped_recipe_is_valid_documented_and_trains(name, monkeypatch):
     monkeypatch.setattr("mixplug.lab.runs.inputs.load_dataset", generated)
     monkeypatch.setattr("mixplug.lab.runs.inputs.load_unlabelled", generated_unlabelled)
