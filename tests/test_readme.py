@@ -286,14 +286,14 @@ def check_command(command: str) -> None:
     for placeholder, value in PLACEHOLDERS.items():
         command = re.sub(placeholder, value, command)
     verb, *arguments = shlex.split(command)[1:]
-    assert verb in {module.__name__.rpartition(".")[2] for module in cli.COMMANDS}, command
+    assert verb in {module.__name__.rpartition(".")[2].replace("_", "-") for module in cli.COMMANDS}, command
     if not arguments:
         return
     options = cli._parse([verb, *arguments])
     if verb == "sweep":
         read_points(options.recipe, grid_points(options.overrides))
     elif hasattr(options, "recipe"):
-        load_recipe(options.recipe, options.overrides)
+        load_recipe(options.recipe, [word for word in options.overrides if "CHECKPOINT" not in word])
 
 
 def check_extras(text: str) -> None:

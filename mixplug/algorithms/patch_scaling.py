@@ -34,7 +34,7 @@ class PatchScaling(AmendingAlgorithm):
     """Scales the patches of a vision transformer in training.
 
     Args:
-        size: Side of a patch in pixels: a number, a schedule, or several to draw from for each step; see
+        size: Side of a patch in pixels: a number, a schedule, or several, drawn for each step, each equally often; see
             :class:`mixplug.training.patch_scaling.ScalePatches`.
         phases: The phases in which patches are scaled.
 

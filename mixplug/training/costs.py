@@ -104,7 +104,7 @@ class CostCounter:
             joint_loss(ssl, F.cross_entropy(logits, torch.zeros_like(logits)), weights).backward()
         return StepCost(counter.get_total_flops() / self.batch_size, self.encoder_flops, dict(self._roles))
 
-    def of_phases(self, plan: PhasePlan, points: int = 8) -> dict[Phase, StepCost]:
+    def of_phases(self, plan: PhasePlan, points: int = 12) -> dict[Phase, StepCost]:
         """The mean cost of a step in each phase of ``plan``, at ``points`` positions of those that change."""
         return {span.phase: self._mean(plan, span.start, span.length, points) for span in plan.phases}
 
@@ -114,11 +114,13 @@ class CostCounter:
         return sum(span.length * costs[span.phase].passes for span in plan.phases)
 
     def _mean(self, plan: PhasePlan, start: int, length: int, points: int) -> StepCost:
-        times = [start + length * (index + 0.5) / points for index in range(points)]
-        first, last = (self.at(plan.position(time)) for time in (times[0], times[-1]))
-        if first == last:
+        times = (start + length * (index + 0.5) / points for index in range(points))
+        # What is drawn anew for each step differs from the second on.
+        places = [plan.position(time, step=index) for index, time in enumerate(times)]
+        first, second, last = (self.at(place) for place in (*places[:2], places[-1]))
+        if first == second == last:
             return first
-        costs = [first, *(self.at(plan.position(time)) for time in times[1:-1]), last]
+        costs = [first, second, *(self.at(place) for place in places[2:-1]), last]
         return StepCost(sum(cost.flops for cost in costs) / points, self.encoder_flops, first.roles)
 
     def _note(self, request: PassRequest) -> PassRequest:

@@ -43,7 +43,6 @@ class ScalePatches:
         else:
             check_int("PatchScaling's size", size, 1)
         self.size = size
-        self._drawn = 0
 
     def yields_to(self, request: PassRequest) -> bool:
         """Whether the objective predicts native patches, as MAE does."""
@@ -58,14 +57,22 @@ class ScalePatches:
             wanted = value_at(size, request.position, "run")
             return dataclasses.replace(request, patch=lambda h, w: _nearest(wanted, h, w))
         if isinstance(size, Sequence):
-            if request.role is Role.SHARED:  # the further passes of the step are cut alike
-                self._drawn = int(torch.randint(len(size), ()))
-            size = size[self._drawn]
+            size = _drawn(size, request.position.step)
         side = int(size)
         return dataclasses.replace(request, patch=lambda h, w: side)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={self.size!r}, phases={self.phases!r})"
+
+
+def _drawn(sizes: Sequence[int], step: int) -> int:
+    """The size of ``step``: each comes once in as many steps as there are, in random order.
+
+    By the step alone all processes cut alike, all passes of a step too, and a resumed run goes on.
+    """
+    cycle, place = divmod(step, len(sizes))
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(cycle))
+    return sizes[int(order[place])]
 
 
 def _nearest(wanted: float, height: int, width: int) -> int:

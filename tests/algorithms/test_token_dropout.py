@@ -11,7 +11,7 @@ from shared.settings import classifier, convolutional_classifier, logged, traine
 from shared.tiny import loader
 from shared.two_view import OBJECTIVES
 
-from mixplug import MAE, MixTraining, PhaseSwitch, Ramp, TokenDropout
+from mixplug import MAE, MixTraining, PatchScaling, PhaseSwitch, Ramp, TokenDropout
 
 
 def tokens_of(algorithms, epochs=6, **changes):
@@ -77,6 +77,24 @@ def test_beside_composers_algorithms_in_a_plain_run(neighbour):
     assert 8 in kept
     assert max(kept) == 8
     assert 0 <= made.state.eval_metric_values["MulticlassAccuracy"] <= 1
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_microbatches_change_nothing(size):
+    """Tokens are drawn for each microbatch, one image after the other, so their random numbers are the batch's own."""
+    weights = []
+    for microbatch in (size, 8):
+        made = trainer(
+            classifier().double(),
+            [TokenDropout(Ramp(0.75, 0.0)), PatchScaling((2, 4))],
+            "4ep",
+            train_dataloader=loader(16, dtype=torch.float64),
+            optimizer=torch.optim.SGD,
+            device_train_microbatch_size=microbatch,
+        )
+        made.fit()
+        weights.append(torch.cat([p.flatten() for p in made.state.model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-10)
 
 
 def test_a_model_without_patch_tokens():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,9 @@ from mixplug import (
     LinearProbe,
     MixTraining,
     OnlineKNN,
+    PatchScaling,
     Ramp,
+    TokenDropout,
     backbone_of,
 )
 from mixplug.backbones.probing import extract_features, gather_features, knn_accuracy, linear_probe_accuracy
@@ -167,6 +169,9 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     "MoCoV2Plus, CNN": lambda: same_weights(
         lambda: [MixTraining(objective=OBJECTIVES["MoCoV2Plus"]())], convolutional_classifier
     ),
+    "fewer tokens, larger patches": lambda: same_weights(
+        lambda: [MixTraining(objective=OBJECTIVES["MoCoV3"]()), TokenDropout(0.5), PatchScaling((2, 4))]
+    ),
     "measured compression": lambda: same_weights(
         lambda: [AutoCompression((0.5, 0.0), share=1.0, sub_batch=1, over="run")], data=lambda: labelled(60)
     ),
@@ -187,6 +192,7 @@ def like_one_process(
     optimizer: Any = torch.optim.AdamW,
     lr: float = 1e-3,
     model: Callable[[], ComposerClassifier] = classifier,
+    others: Sequence[Algorithm] = (),
     **options: Any,
 ) -> dict[str, Any]:
     kept = PerBatch()
@@ -194,7 +200,7 @@ def like_one_process(
     # With other data, MIX draws 60 partners of 48 images: the stream begins anew within an epoch.
     made = trainer(
         model().double(),
-        [MixTraining(alpha=0.3, objective=MAE(mask), ssl_dataloader=ssl_dataloader, lam=0.7)],
+        [MixTraining(alpha=0.3, objective=MAE(mask), ssl_dataloader=ssl_dataloader, lam=0.7), *others],
         SHORT,
         optimizer=optimizer,
         lr=lr,
@@ -211,6 +217,13 @@ LIKE_ONE_PROCESS: dict[str, Callable[[], dict[str, Any]]] = {
     "features, equal data, AdamW": lambda: like_one_process("features", False),
     "input, other data, AdamW": lambda: like_one_process("input", True),
     "input, other data, SGD": lambda: like_one_process("input", True, partial(torch.optim.SGD, momentum=0.9), 0.1),
+    "fewer tokens, larger patches": lambda: like_one_process(
+        "input",
+        False,
+        partial(torch.optim.SGD, momentum=0.9),
+        0.1,
+        others=[TokenDropout(0.5, ("sl",)), PatchScaling((2, 4), ("sl",))],
+    ),
     **{
         f"{mask}, two tasks": lambda mask=mask: like_one_process(
             mask,

@@ -11,7 +11,8 @@ from shared.tiny import images, tiny_vit
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
-from mixplug import MAE, EncoderPass, PassRequest, Phase, Position, Ramp, Role, backbone_of
+from mixplug import MAE, EncoderPass, PassRequest, Phase, PhasePlan, Position, Ramp, Role, backbone_of
+from mixplug.training.costs import CostCounter
 from mixplug.training.patch_scaling import ScalePatches
 from mixplug.training.token_dropout import DropTokens
 
@@ -122,13 +123,23 @@ def test_a_schedule_takes_the_nearest_size_that_fits():
 
 
 def test_one_of_a_set_is_drawn_for_each_step_and_holds_for_all_its_passes():
-    torch.manual_seed(0)
     scale, drawn = ScalePatches([2, 4, 8]), []
-    for _ in range(60):
-        sides = [scale(PassRequest(Position("ssl"), role)).patch(8, 8) for role in ("shared", "key", "query")]
+    for step in range(60):
+        at = Position("ssl", step=step)
+        sides = [scale(PassRequest(at, role)).patch(8, 8) for role in ("shared", "key", "query")]
         assert len(set(sides)) == 1
         drawn.append(sides[0])
-    assert set(drawn) == {2, 4, 8}
+    orders = {tuple(drawn[start : start + 3]) for start in range(0, 60, 3)}
+    assert all(sorted(order) == [2, 4, 8] for order in orders)
+    assert len(orders) == 6, "in every order"
+
+
+def test_what_a_set_costs_is_the_mean_of_its_sizes():
+    def cost(size):
+        counter = CostCounter(tiny_vit(), None, (1, 8, 8), amendments=[ScalePatches(size)])
+        return counter.of_run(PhasePlan(0, 4, 0))
+
+    assert cost([2, 4, 8]) == pytest.approx(sum(map(cost, (2, 4, 8))) / 3)
 
 
 def test_a_momentum_encoder_cuts_alike():
