@@ -7,11 +7,13 @@ from typing import Any
 
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.recipes.grid import text_of
+from mixplug.lab.recipes.schema import PROBES
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.results import Comparison, Row, Sweep
 
 LATENCY = "Latency: training, evaluation excluded."
 COST = "Cost: forward passes of the plain encoder for each training image, counted."
+FROZEN = "kNN (20 neighbours unless said), linear probe: on the encoder's frozen features."
 SPEEDUP = "Speedup: over the SSL+SL with the same objective."
 
 
@@ -81,12 +83,23 @@ def measured(comparison: Comparison) -> str:
 
 
 def _accuracies(rows: Sequence[Row], tasks: Sequence[str]) -> list[Column]:
-    """The accuracy, and those of the tasks."""
+    """The accuracy, and those of the tasks and of the probes."""
+    probes = list(dict.fromkeys(probe for row in rows for probe in row.probes))
+    untrained = probes and all(set(row.lengths) <= {"ssl"} for row in rows)
     return [
-        Column("Accuracy (%)", [row.accuracy.format(2, 100) for row in rows]),
+        # Without a trained classifier it would be the first probe's once more.
+        *([] if untrained else [Column("Accuracy (%)", [row.accuracy.format(2, 100) for row in rows])]),
         *(
             Column(f"{task} (%)", [row.tasks[task].format(2, 100) if task in row.tasks else "" for row in rows])
             for task in tasks
+        ),
+        *(
+            Column(
+                f"{PROBES[probe]} (%)",
+                [row.probes[probe].format(2, 100) if probe in row.probes else "" for row in rows],
+                note=FROZEN,
+            )
+            for probe in probes
         ),
     ]
 

@@ -69,6 +69,10 @@ class MethodConfig:
     scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
 
 
+PROBES = {"knn": "kNN", "knn200": "kNN, k=200", "linear": "Linear probe"}
+"""What may judge an encoder, and what tables call it."""
+
+
 @dataclass
 class ExpectConfig:
     """Accuracies that somebody reports of a recipe's methods, to be shown beside ours.
@@ -112,6 +116,8 @@ class Recipe:
         compile: Backend that torch.compile compiles the model with, such as inductor; empty for eager.
         device: Composer's device: cpu, gpu or mps; empty for what there is.
         pictures: How many test images to reconstruct, 0 for none.
+        probes: What judges the encoder's frozen features when a run is over, on its labelled training images: 'knn' (20
+            neighbours), 'knn200', 'linear'. Of runs without supervised learning the first is the accuracy.
         max_cost: What a run may cost, in forward passes of the plain encoder for each training image: each method's
             durations, in epochs, are stretched or cut to it in their proportions. Null for the durations as they are.
         expect: What others report of these methods, to be shown in the comparison's table; null for nothing.
@@ -137,6 +143,7 @@ class Recipe:
     pictures: int = 6
     expect: Optional[ExpectConfig] = None  # noqa: UP045
     max_cost: Optional[float] = None  # noqa: UP045
+    probes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -155,6 +162,8 @@ class Recipe:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
         if self.max_cost is not None:
             check_real("max_cost", self.max_cost, 0, float("inf"), low_open=True, high_open=True)
+        for probe in self.probes:
+            check_choice("probes: the probe", probe, PROBES)
         if len(self.tasks) == 1:
             raise RecipeError(f"tasks: one task, {next(iter(self.tasks))!r}, is what `data` is for; name two or more")
         shared, own = DataConfig.__annotations__, typing.get_type_hints(LabelledOptions)

@@ -22,12 +22,14 @@ from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
 from mixplug.algorithms.phase_scheduler import PhaseScheduler
 from mixplug.algorithms.trainer.contract import find, find_in
 from mixplug.backbones import backbone_of
+from mixplug.backbones.probing import unattached_backbone
 from mixplug.backbones.stems import small_image_stem
 from mixplug.checks import check_choice
 from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.costs import RunCost
 from mixplug.lab.runs.inputs import Inputs, make_inputs
+from mixplug.lab.runs.probes import check_probes, judge_features, probe_features
 from mixplug.lab.runs.results import RunResult
 from mixplug.objectives import MAE, Reconstruction
 from mixplug.schedules.phases import Phase, PhasePlan
@@ -67,9 +69,10 @@ class Experiment:
         if recipe.compile:
             check_choice("compile", recipe.compile, torch.compiler.list_backends(None))
         _check_interval(recipe.eval_interval)
-        self.recipe = recipe
+        self.recipe, self._seed = recipe, seed
         device = get_device(recipe.device or None)
         self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
+        check_probes(recipe.probes, self.inputs)
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
         self.algorithms = _make_algorithms(recipe, method, self.inputs)
@@ -112,12 +115,20 @@ class Experiment:
         finally:
             self.trainer.close()
         state = self.trainer.state
+        probes: dict[str, float] = {}
+        if self.recipe.probes:
+            features = probe_features(self.recipe, self._seed, unattached_backbone(self.model), state)
+            probes = judge_features(features.values(), self.recipe.probes)
         switch = find_in(self.algorithms, PhaseSwitch)
         unit = self.max_duration.unit.value
         lengths = {span.phase.value: span.length for span in self.plan.phases}
         objective = getattr(self.model, "ssl_objective", None)
+        untrained = set(lengths) <= {Phase.SSL.value}
         return RunResult(
-            accuracy=float(state.eval_metric_values[self._accuracy]),
+            accuracy=next(iter(probes.values()))
+            if probes and untrained
+            else float(state.eval_metric_values[self._accuracy]),
+            probes=probes,
             task_accuracies={
                 task: float(state.eval_metric_values[f"{self._accuracy}/{task}"]) for task in self.inputs.tasks if task
             },

@@ -24,8 +24,9 @@ def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     own = {key: value for key, value in plain["methods"][method].items() if key != "label" and value is not None}
     for key in ("description", "seeds", "first_seed", "methods", "expect"):
         plain.pop(key)
-    if plain["max_cost"] is None:  # as in folders from before there was a choice
-        plain.pop("max_cost")
+    for key in ("max_cost", "probes"):
+        if not plain[key]:  # as in folders from before there was a choice
+            plain.pop(key)
     return json.loads(json.dumps({**plain, "method": own}))
 
 
@@ -121,8 +122,9 @@ def _check(result: RunResult) -> None:
         raise TypeError("lengths are no whole numbers by phase")
     if result.unit not in ("ep", "ba"):
         raise ValueError(f"the unit is {result.unit!r}")
-    if not isinstance(result.task_accuracies, dict):
-        raise TypeError("task_accuracies are no mapping")
+    for name in ("task_accuracies", "probes"):
+        if not isinstance(getattr(result, name), dict):
+            raise TypeError(f"{name} are no mapping")
     for name in ("ssl", "sl", "accuracy"):
         points = np.array(result.history[name], dtype=float)
         if points.size and (points.ndim != 2 or points.shape[1] != 2):

@@ -15,7 +15,8 @@ class RunResult:
     """What one run measured.
 
     Attributes:
-        accuracy: Share of correct test images after training, in [0, 1]; with several tasks their average.
+        accuracy: Share of correct test images after training, in [0, 1]; with several tasks their average. The
+            classifier's, but where nothing trained it the first probe's.
         seconds: Training wall-clock time, evaluation excluded.
         lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
         unit: 'ep' or 'ba'.
@@ -26,6 +27,7 @@ class RunResult:
             with time in ``unit``.
         reconstruction: Pictures of the finished model, None without an MAE.
         task_accuracies: By task, where there are several; ``accuracy`` is their average then.
+        probes: The accuracy of each probe of the recipe on the encoder's frozen features.
     """
 
     accuracy: float
@@ -38,6 +40,7 @@ class RunResult:
     reconstruction: Reconstruction | None = field(default=None, repr=False)
     task_accuracies: dict[str, float] = field(default_factory=dict)
     cost: float | None = None
+    probes: dict[str, float] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
         """All but the pictures, as primitives."""
@@ -53,6 +56,7 @@ class Row:
         label: Its name.
         accuracy: On the test images, in [0, 1].
         tasks: The accuracy of each task, where there are several.
+        probes: The accuracy of each probe on frozen features.
         seconds: Training latency, evaluation excluded.
         speedup: Latency of the SSL+SL with the same objective over this one's, seed by seed; None for a method
             that has no such baseline.
@@ -66,6 +70,7 @@ class Row:
     label: str
     accuracy: MeanStd
     tasks: dict[str, MeanStd]
+    probes: dict[str, MeanStd]
     seconds: MeanStd
     speedup: MeanStd | None
     lengths: dict[str, int]
@@ -118,6 +123,7 @@ class Comparison:
             self.recipe.methods[method].label,
             MeanStd.of(run.accuracy for run in runs),
             {task: MeanStd.of(run.task_accuracies[task] for run in runs) for task in runs[0].task_accuracies},
+            {probe: MeanStd.of(run.probes[probe] for run in runs) for probe in runs[0].probes},
             MeanStd.of(run.seconds for run in runs),
             speedup,
             runs[0].lengths,

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from composer.core import get_precision_context
 from torch import Tensor
 
 from mixplug.backbones import Backbone
 from mixplug.backbones.exporting import load_weights
-from mixplug.backbones.probing import extract_features, knn_accuracy, linear_probe_accuracy, unattached_backbone
+from mixplug.backbones.probing import knn_accuracy, linear_probe_accuracy, unattached_backbone
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.experiment import Experiment
-from mixplug.lab.runs.inputs import probe_loaders
+from mixplug.lab.runs.probes import probe_features
 
 
 @dataclass(frozen=True)
@@ -66,25 +65,15 @@ def probe(checkpoint: Path, recipe: Recipe, method: str, seed: int, k: int = 20)
         state = experiment.trainer.state
         backbone = unattached_backbone(experiment.model)
         trained = _of_encoder(backbone, weights, f"{str(checkpoint)!r}")
-        loaders = probe_loaders(recipe, seed, next(experiment.model.parameters()).device)
         results = []
         for encoder in ("untrained", checkpoint.name):
             if encoder != "untrained":
                 backbone.model.load_state_dict(trained, strict=False)
-            for task, (train, test) in loaders.items():
-                with get_precision_context(state.precision, state.precision_config, fp8_autocast_enabled=False):
-                    features = (*extract_features(backbone, train), *extract_features(backbone, test))
-                results.append(
-                    Probed(
-                        encoder,
-                        task,
-                        knn_accuracy(*features, k=k),
-                        linear_probe_accuracy(*features),
-                        len(features[1]),
-                        len(features[3]),
-                    )
-                )
-        return sorted(results, key=lambda result: list(loaders).index(result.task))
+            for task, (train, test) in probe_features(recipe, seed, backbone, state).items():
+                knn, linear = knn_accuracy(*train, *test, k=k), linear_probe_accuracy(*train, *test)
+                results.append(Probed(encoder, task, knn, linear, len(train[1]), len(test[1])))
+        tasks = list(dict.fromkeys(result.task for result in results))
+        return sorted(results, key=lambda result: tasks.index(result.task))
     finally:
         experiment.trainer.close()
 

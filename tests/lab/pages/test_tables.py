@@ -74,9 +74,21 @@ def test_tasks_have_columns_of_their_own():
     assert table.rows[0][1:4] == ("50.75 ± 0.07", "45.75 ± 0.07", "55.75 ± 0.07")
 
 
+def test_probes_have_columns_of_their_own():
+    compared = fake_comparison("methods=[ssl_sl]")
+    for run in compared.runs.values():
+        run.probes = {"linear": 0.5, "knn200": 0.25}
+    assert titles(comparison_table(compared))[:4] == ["Method", "Accuracy (%)", "Linear probe (%)", "kNN, k=200 (%)"]
+    for run in compared.runs.values():
+        run.lengths = {"ssl": 5}
+    table = comparison_table(compared)
+    assert titles(table)[:3] == ["Method", "Linear probe (%)", "kNN, k=200 (%)"]
+    assert table.rows[0][1:3] == ("50.00 ± 0.00", "25.00 ± 0.00")
+
+
 def test_older_results_without_tasks_can_be_read():
     numbers = fake_run(fake_comparison().recipe, "mix", 0).numbers()
-    assert numbers.pop("task_accuracies") == {}
+    assert numbers.pop("task_accuracies") == numbers.pop("probes") == {}
     assert RunResult(**json.loads(json.dumps(numbers))).task_accuracies == {}
 
 

@@ -49,6 +49,25 @@ def test_a_checkpoint_and_what_is_exported_of_it(trained):
     assert [(r.knn, r.linear) for r in exported] == [(r.knn, r.linear) for r in results]
 
 
+def test_probes_of_a_recipes_runs(trained):
+    _, folder = trained
+    recipe = load_recipe(TINY, [*SETTINGS, "probes=[linear,knn]"])
+    judged = probe(folder / "checkpoint.pt", recipe, "sl", 1)[1]
+    result = Experiment(recipe, "sl", 1).run()
+    assert list(result.probes.items()) == [("linear", judged.linear), ("knn", judged.knn)]
+    assert result.accuracy == result.history["accuracy"][-1][1] != judged.linear
+    unsupervised = load_recipe(TINY, ["pictures=0", "sl_duration=0ep", "ssl_duration=1ep", "probes=[linear]"])
+    result = Experiment(unsupervised, "ssl_sl", 1).run()
+    assert result.accuracy == result.probes["linear"], "no label has trained the classifier"
+
+
+def test_what_cannot_judge():
+    with pytest.raises(ValueError, match=r"probes: the probe must be one of .*'trees'"):
+        load_recipe(TINY, ["probes=[trees]"])
+    with pytest.raises(ValueError, match="knn200 has 200 neighbours vote, and there are 45 training images"):
+        Experiment(load_recipe(TINY, ["probes=[knn200]"]), "sl", 0)
+
+
 def test_the_command(trained, capsys):
     _, folder = trained
     arguments = ["probe", str(folder / "checkpoint.pt"), TINY, *SETTINGS, "--method", "sl", "--seed", "1", "--k", "5"]
