@@ -47,13 +47,15 @@ class MixTraining(PhasedAlgorithm):
         sl_duration: Supervised learning in all; '0ep' of either leaves the other alone. Without both, the Trainer's
             ``max_duration`` is divided.
         objective: The SSL objective; 'auto' is MAE with ``mask='features'`` (appendix A.2).
-        mixing: How other SSL data is mixed in (Eq. 2).
+        mixing: How other SSL data is brought into MIX: a function (Eq. 2), or 'side_by_side'; see
+            :class:`MixupSSLData`.
         lam: Share of the labelled image in the mix, in [0, 1].
         ssl_dataloader: Other data for SSL; see :class:`MixupSSLData`.
         optimizer_overrides: Weight decay, betas, ... by phase; see :class:`OptimizerSettings`.
         reset_optimizer: Forget the optimizer's state at each switch.
         backbone: Name of the vision transformer inside of the model, if it holds several.
         stop_on_nan: Stop the run at a loss that is NaN or infinite; see :class:`JointLoss`.
+        labelled_per_step: Labelled images of a step of MIX side by side; see :class:`MixupSSLData`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -70,17 +72,18 @@ class MixTraining(PhasedAlgorithm):
         ssl_duration: Duration | None = None,
         sl_duration: Duration | None = None,
         objective: str | Objective = "auto",
-        mixing: MixingFunction = mixup_ssl,
+        mixing: MixingFunction | str = mixup_ssl,
         lam: float = 0.5,
         ssl_dataloader: Iterable | None = None,
         optimizer_overrides: Overrides | None = None,
         reset_optimizer: bool = False,
         backbone: str | None = None,
         stop_on_nan: bool = True,
+        labelled_per_step: int | None = None,
     ) -> None:
         self.phase_switch = PhaseSwitch(rho, ssl_duration, sl_duration)
         self.optimizer_settings = OptimizerSettings(optimizer_overrides, reset_optimizer)
-        self.mixup_ssl_data = MixupSSLData(ssl_dataloader, mixing, lam)
+        self.mixup_ssl_data = MixupSSLData(ssl_dataloader, mixing, lam, labelled_per_step)
         self.fused_backbone_pass = FusedBackbonePass(objective, backbone)
         self.joint_loss = JointLoss(alpha, stop_on_nan)
         self.exact_resumption = ExactResumption()

@@ -52,13 +52,16 @@ def check_ssl_data(state: State, ssl_loader: Any, subset: int) -> None:
     _warn_of_endless_data(state, ssl_loader, subset)
 
 
-def check_schedules(state: State, ssl_length: int | None, sl_length: int | None) -> None:
+def check_schedules(
+    state: State, ssl_length: int | None, sl_length: int | None, of_ssl_data: tuple[Phase, ...] = (Phase.SSL,)
+) -> None:
     """Composer's schedules take the present epoch's length for that of all, and would run out, or never end.
 
     Args:
         state: The run.
-        ssl_length: Batches of an epoch of the SSL phase.
-        sl_length: Batches of an epoch after it.
+        ssl_length: Batches of an epoch over the SSL data.
+        sl_length: Batches of an epoch over the labelled data.
+        of_ssl_data: The phases whose epochs are over the SSL data.
 
     Raises:
         ValueError: a schedule spans phases whose epochs differ.
@@ -68,10 +71,12 @@ def check_schedules(state: State, ssl_length: int | None, sl_length: int | None)
         return
     phases = {span.phase for span in switch.plan(state).phases}
     schedules = [s for s in composer_schedulers(state) if not isinstance(s, ConstantScheduler)]
-    if schedules and Phase.SSL in phases and ssl_length != sl_length:
+    others = [phase for phase in of_ssl_data if phase in phases]
+    if schedules and others and ssl_length != sl_length:
         raise ValueError(
             f"{type(schedules[0]).__name__} would take each epoch to be as long as the present one, but epochs have "
-            f"{ssl_length} batches in the SSL phase and {sl_length} after it; use a PhaseScheduler, plan in batches "
+            f"{ssl_length} batches in the {' and the '.join(phase.value.upper() for phase in others)} phase and "
+            f"{sl_length} after it; use a PhaseScheduler, plan in batches "
             f"(max_duration in 'ba'), or make them equal by train_subset_num_batches"
         )
 

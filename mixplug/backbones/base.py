@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixplug.backbones.patches import PatchSizer
@@ -56,6 +57,8 @@ class PassRequest:
         native_patches: Whether who asks needs native patches, so that nobody else may choose.
         view: ``(B, C, H, W) -> (B, C, H', W')``: what the encoder shall see instead of the batch's images, or
             None for the images as they are.
+        append: ``() -> (B', C, H, W)`` or None: further images that the encoder sees in the model's own pass, after
+            the model's own, which sees nothing of them; asked before the pass. None for none.
         metrics: Numbers worth logging (mask ratio, momentum).
     """
 
@@ -66,6 +69,7 @@ class PassRequest:
     patch: PatchSizer | None = None
     native_patches: bool = False
     view: Callable[[Tensor], Tensor] | None = None
+    append: Callable[[], Tensor | None] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,7 +79,7 @@ class PassRequest:
     @property
     def is_plain(self) -> bool:
         """Whether the encoder shall see the images as they are."""
-        return self.select is None and self.view is None and self.patch is None
+        return self.select is None and self.view is None and self.patch is None and self.append is None
 
 
 def as_asked(request: PassRequest) -> PassRequest:
@@ -90,12 +94,14 @@ class BackbonePass:
     Args:
         request: What was asked of the pass.
         backbone: The adapter that watched it.
-        source: The model's images before ``request.view``, ``(B, C, H, W)``.
+        source: The images before ``request.view``, ``(B, C, H, W)``: the model's, then those that were appended.
         images: The images that the encoder saw, ``(B, C, H, W)``.
         output: What the encoder made of them: a vision transformer's tokens, prefix tokens first, ``(B, P + n, D)``;
             a convolutional network's map, ``(B, D, H, W)``.
         keep: Indices of the n patch tokens in row-major order of the grid, ``(B, n)``; None if all.
         grid: Rows and columns of a vision transformer's patch grid.
+        appended: The images that come after the model's own, ``(B', C, H, W)``; None for none.
+        own: How many images are the model's own.
         runs: How often the model ran its encoder; a usable pass has exactly 1.
         amend: What makes of the request for a further pass what that is shown.
     """
@@ -107,6 +113,8 @@ class BackbonePass:
     output: Tensor = None  # type: ignore[assignment]
     keep: Tensor | None = None
     grid: tuple[int, int] = (0, 0)
+    appended: Tensor | None = None
+    own: int = 0
     runs: int = 0
     amend: Callable[[PassRequest], PassRequest] = as_asked
 
@@ -252,7 +260,8 @@ class Backbone(ABC):
                 f"patches of another size were asked of {type(self.model).__name__}, which has none; use a timm "
                 f"VisionTransformer"
             )
-        self._passes.append(BackbonePass(request, self, amend=amend))
+        appended = None if request.append is None else request.append()
+        self._passes.append(BackbonePass(request, self, appended=appended, amend=amend))
         self._training = self.model.training
         return self._passes[-1]
 
@@ -297,14 +306,40 @@ class Backbone(ABC):
 
     def _enter(self, seen: BackbonePass, images: Tensor) -> Tensor:
         """Note the ``images`` that come to the encoder, and return what it shall see."""
+        seen.own = len(images)
+        if seen.appended is not None:
+            images = torch.cat([images, _like(seen.appended, images)])
         seen.source = seen.images = images
         if seen.request.view is not None:
             seen.images = seen.request.view(images)
         return seen.images
 
-    def _leave(self, seen: BackbonePass, output: Tensor) -> None:
+    def _leave(self, seen: BackbonePass, output: Tensor) -> Tensor:
+        """Note the encoder's output, and return what of it is the model's own."""
         seen.output = output
         seen.runs += 1
+        return output if seen.appended is None else output[: seen.own]
+
+
+def _like(more: Tensor, images: Tensor) -> Tensor:
+    """``more`` images as they can follow ``images``, which others may have resized.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if images.grad_fn is not None:
+        raise ValueError(
+            f"further images can be appended where images come to an encoder, and this one is given what other layers "
+            f"make of them, {tuple(images.shape)}: name by backbone= the submodule that takes the images themselves"
+        )
+    if more.shape[1] != images.shape[1]:
+        raise ValueError(
+            f"the images to append have {more.shape[1]} channels, the model's own {images.shape[1]}; give both as many"
+        )
+    more = more.to(images)
+    if more.shape[2:] != images.shape[2:]:
+        more = F.interpolate(more, images.shape[2:], mode="bilinear", antialias=True, align_corners=False)
+    return more
 
 
 class FrozenEncoder(nn.Module):

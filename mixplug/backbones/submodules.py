@@ -78,10 +78,9 @@ class SubmoduleBackbone(Backbone):
         seen = self._begun()
         return None if seen is None else (self._enter(seen, args[0]), *args[1:])
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         seen = self._watching()
-        if seen is not None:
-            self._leave(seen, output)
+        return None if seen is None else self._leave(seen, output)
 
 
 def adapter_of(model: nn.Module) -> SubmoduleBackbone | None:

@@ -78,8 +78,7 @@ class TimmBackbone(Backbone):
         if seen is None:
             return original(self.model, images, *args, **options)
         output = original(self.model, self._enter(seen, images), *args, **options)
-        self._leave(seen, output)
-        return output
+        return self._leave(seen, output)
 
 
 def is_timm_model(module: nn.Module) -> bool:

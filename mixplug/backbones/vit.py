@@ -159,11 +159,12 @@ class ViTBackbone(Backbone):
         seen.keep = seen.request.select(batch, length - prefix, tokens.device)
         return torch.cat([tokens[:, :prefix], take_tokens(tokens[:, prefix:], seen.keep)], dim=1)
 
-    def _after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def _after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         seen = self._watching()
-        if seen is not None:
-            self._end_scaling()
-            self._leave(seen, output)
+        if seen is None:
+            return None
+        self._end_scaling()
+        return self._leave(seen, output)
 
 
 def adapter_of(module: nn.Module) -> ViTBackbone | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mixplug.checks import check_bool, check_choice, check_int, check_per_channel, did_you_mean
@@ -17,7 +18,7 @@ from mixplug.data.folders import read_folder, read_unlabelled
 from mixplug.data.images import FileImages, MemoryImages, Pipeline
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.options import ImageOptions, LabelledOptions
-from mixplug.data.subsets import draw
+from mixplug.data.subsets import draw, draw_labels, draw_per_class
 
 IN_MEMORY_BYTES = 4 << 30
 """Images that take less than this as uint8 are kept in memory, unless told otherwise."""
@@ -147,7 +148,7 @@ def load_dataset(
         whole = DataSplit(*read_folder(given, key), *IMAGENET_STATISTICS)
     else:
         whole = _by_name(given, key)
-    drawn = whole.train.subset(draw(whole.train.labels, given.fraction, seed, given.sampling, key))
+    drawn = whole.train.subset(_kept(whole.train.labels, given, seed, key))
     if drawn.shape != whole.test.shape:
         raise ValueError(
             f"training images are {drawn.shape[1:]} and test images {whole.test.shape[1:]} (height, width); "
@@ -156,6 +157,22 @@ def load_dataset(
     treatment = _treatment(given, whole.mean, whole.std, key)
     train, test = _decoded(given, drawn, whole.test)
     return DataSplit(train, test, whole.classes, **treatment)
+
+
+def _kept(labels: Tensor, given: LabelledOptions, seed: int, key: str) -> Tensor:
+    """Which training images to keep, by the one setting that says so."""
+    said = {"fraction": given.fraction, "labels": given.labels, "per_class": given.per_class}
+    named = [name for name, value in said.items() if value not in (None, 1)]
+    if len(named) > 1:
+        raise ValueError(
+            f"{' and '.join(f'{key}.{name}={said[name]!r}' for name in named)} each say how many training images to "
+            f"keep; give one of them"
+        )
+    if given.labels is not None:
+        return draw_labels(labels, given.labels, seed, given.sampling, key)
+    if given.per_class is not None:
+        return draw_per_class(labels, given.per_class, seed, key)
+    return draw(labels, given.fraction, seed, given.sampling, key)
 
 
 def load_unlabelled(

@@ -44,12 +44,28 @@ class ImageOptions:
 
 
 @dataclass
+class SSLOptions(ImageOptions):
+    """Images for self-supervised learning, in recipes.
+
+    Attributes:
+        same: Those of ``data``, all of its training images however few it keeps the labels of, treated alike; of the
+            options above only ``fraction`` may be given then.
+    """
+
+    same: bool = False
+
+
+@dataclass
 class LabelledOptions(ImageOptions):
     """Images with labels, and others to test on; see :func:`mixplug.data.datasets.load_dataset`, which checks them.
 
     Attributes:
         test: For an image_folder, the name of its test tree; empty for the first of test, val, valid and validation
             that has labels.
+        labels: How many training images to keep, in place of ``fraction``; drawn as ``sampling`` says.
+        per_class: How many of each class to keep, in place of ``fraction``.
     """
 
     test: str = ""
+    labels: Optional[int] = None  # noqa: UP045
+    per_class: Optional[int] = None  # noqa: UP045

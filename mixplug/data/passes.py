@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from mixplug.data.order import (
 
 
 def repeatable_pass(loader: Iterable, seed: int, epoch: int, again: int = 0) -> Iterator[Any]:
-    """The batches of one pass over ``loader``, which leaves the global random generators as it found them.
+    """The batches of one pass over ``loader``, which leaves all random generators as it found them, its own too.
 
     Args:
         loader: A DataLoader or whatever else gives batches. Whatever of it has ``set_epoch``, a generator of its own
@@ -37,14 +37,12 @@ def repeatable_pass(loader: Iterable, seed: int, epoch: int, again: int = 0) -> 
         loader.set_epoch(order)
         yield from loader
         return
-    own = OwnRandomness(int(np.random.SeedSequence((seed, epoch, again)).generate_state(1)[0]))
+    own = OwnRandomness(int(np.random.SeedSequence((seed, epoch, again)).generate_state(1)[0]), generators_of(loader))
     with own.in_force():
         stream = stream_of(loader)
         if stream is not None:
             stream.next_epoch = order
         set_epoch(loader, order)
-        for generator in generators_of(loader):
-            generator.manual_seed(own.seed)
         batches = iter(loader)
     while True:
         with own.in_force():
@@ -55,22 +53,29 @@ def repeatable_pass(loader: Iterable, seed: int, epoch: int, again: int = 0) -> 
 
 
 class OwnRandomness:
-    """Python's, numpy's and torch's (CPU) random numbers, apart from the global ones."""
+    """Python's, numpy's and torch's (CPU) random numbers, apart from the global ones, and those of ``generators``."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, generators: Sequence[torch.Generator] = ()) -> None:
         self._state = seeded_state(seed)
+        self._generators = generators
+        self._states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in generators]
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Swap these in for the global ones, and back."""
-        outside = random_state()
+        outside, theirs = random_state(), [generator.get_state() for generator in self._generators]
         set_random_state(self._state)
+        self._set_generators(self._states)
         try:
             yield
         finally:
-            self._state = random_state()
+            self._state, self._states = random_state(), [generator.get_state() for generator in self._generators]
             set_random_state(outside)
+            self._set_generators(theirs)
+
+    def _set_generators(self, states: Sequence[torch.Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
 
 
 class RewoundLoader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixplug.checks import check_choice, check_real
+from mixplug.checks import check_choice, check_int, check_real
 
 SAMPLINGS = ("uniform", "stratified")
 
@@ -38,18 +38,59 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
         raise ValueError(
             f"{key}.fraction={fraction} leaves none of the {count} training images; use at least {1 / count:.2g}"
         )
+    return _draw(labels, kept, seed, sampling)
+
+
+def draw_labels(labels: Tensor, count: int, seed: int = 0, sampling: str = "uniform", key: str = "data") -> Tensor:
+    """Which ``count`` images to keep; else as :func:`draw`, whose draw of as many it is.
+
+    Raises:
+        TypeError: ``count`` is no integer.
+        ValueError: it is not from 1 to the number of images, or ``sampling`` is unknown.
+    """
+    if check_int(f"{key}.labels", count, 1) > len(labels):
+        raise ValueError(f"{key}.labels must be at most {len(labels)}, all training images there are, got {count}")
+    check_choice(f"{key}.sampling", sampling, SAMPLINGS)
+    return _draw(labels, count, seed, sampling)
+
+
+def draw_per_class(labels: Tensor, count: int, seed: int = 0, key: str = "data") -> Tensor:
+    """Which images to keep, ``count`` of each class, in random order.
+
+    Raises:
+        TypeError: ``count`` is no integer.
+        ValueError: it is below 1, or a class has fewer images.
+    """
+    names, sizes = labels.unique(return_counts=True)
+    if check_int(f"{key}.per_class", count, 1) > int(sizes.min()):
+        raise ValueError(
+            f"{key}.per_class must be at most {int(sizes.min())}, all training images of class "
+            f"{int(names[sizes.argmin()])}, got {count}"
+        )
+    return _draw(labels, count * len(names), seed, "stratified", [count] * len(names))
+
+
+def _draw(labels: Tensor, kept: int, seed: int, sampling: str, counts: list[int] | None = None) -> Tensor:
+    count = len(labels)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     if sampling == "uniform":
         return order[:kept]
     classes = labels[order]
     names = classes.unique()
-    sizes = torch.stack([(classes == name).sum() for name in names]).double()
-    share = sizes * (kept / count)
-    counts = share.floor()
-    # What rounding down leaves over goes to the classes that lost most by it, equals in random order.
-    random = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    by_loss = random[(counts - share)[random].argsort(stable=True)]
-    counts[by_loss[: kept - int(counts.sum())]] += 1
-    members = [order[classes == name][: int(n)] for name, n in zip(names, counts, strict=True)]
+    if counts is None:
+        sizes = torch.stack([(classes == name).sum() for name in names]).double()
+        counts = _shares(sizes, kept, seed)
+    members = [order[classes == name][:n] for name, n in zip(names, counts, strict=True)]
     chosen = torch.cat(members)
     return chosen[torch.randperm(kept, generator=torch.Generator().manual_seed(seed))]
+
+
+def _shares(sizes: Tensor, kept: int, seed: int) -> list[int]:
+    """``kept`` images divided among classes of these sizes."""
+    share = sizes * (kept / sizes.sum())
+    counts = share.floor()
+    # What rounding down leaves over goes to the classes that lost most by it, equals in random order.
+    random = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed))
+    by_loss = random[(counts - share)[random].argsort(stable=True)]
+    counts[by_loss[: kept - int(counts.sum())]] += 1
+    return [int(n) for n in counts]

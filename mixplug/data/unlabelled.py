@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from mixplug.data.batches import images_of, length_of
 from mixplug.data.order import stream_of
 from mixplug.data.passes import repeatable_pass
+from mixplug.data.pieces import Pieces
 
 
 class UnlabelledBatches:
@@ -86,35 +88,24 @@ class PartnerStream:
 
     def __init__(self, data: UnlabelledBatches, seed: int, epoch: int) -> None:
         self.epoch = epoch
-        self._images = self._pass_over(data, seed, epoch)
-        self._waiting: list[Tensor] = []
+        self._pieces = Pieces(self._pass_over(data, seed, epoch))
 
     def draw(self, count: int) -> Tensor:
         """The next ``count`` images, ``(count, C, H, W)``."""
-        while sum(map(len, self._waiting)) < count:
-            self._waiting.append(next(self._images))
-        images = torch.cat(self._waiting)
-        self._waiting = [images[count:]]
-        return images[:count]
+        return self._pieces.draw(count)
 
     def skip(self, count: int) -> None:
-        """Pass over ``count`` images, holding no more than a batch of them."""
-        while count:
-            images = self._waiting.pop(0) if self._waiting else next(self._images)
-            if len(images) > count:
-                self._waiting.insert(0, images[count:])
-            count -= min(count, len(images))
+        """Pass over ``count`` images."""
+        self._pieces.skip(count)
 
     @staticmethod
     def _pass_over(data: UnlabelledBatches, seed: int, epoch: int) -> Iterator[Tensor]:
         # Not 0: a sampler seeded by epoch would give labelled data as long as this the very same order, and each
         # image the same partner in every epoch.
-        again = 1
-        while True:
+        for again in itertools.count(1):
             data.begin(seed, epoch, again)
             for images, _labels in data:
                 yield images
-            again += 1
 
 
 def _unshuffled(loader: Any) -> bool:

@@ -31,7 +31,12 @@ from mixplug.schedules.phases import Phase, Position
 Amendment = Callable[[PassRequest], PassRequest]
 """``request -> request``: a changed copy (``dataclasses.replace``), or the request itself for no change."""
 
-_SLOTS = {"view": "what the encoder is shown", "select": "the tokens", "patch": "the size of the patches"}
+_SLOTS = {
+    "view": "what the encoder is shown",
+    "select": "the tokens",
+    "patch": "the size of the patches",
+    "append": "further images",
+}
 
 
 class EncoderPass:

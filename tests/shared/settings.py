@@ -106,6 +106,14 @@ ROWS = [
     ),
     Row("MixTraining other data", lambda: [MixTraining(ssl_dataloader=ssl_loader(), objective=MAE(mask="input"))]),
     Row(
+        "MixTraining side by side",
+        lambda: [
+            MixTraining(
+                ssl_dataloader=ssl_loader(), mixing="side_by_side", objective=MAE(mask="input"), labelled_per_step=3
+            )
+        ],
+    ),
+    Row(
         "the parts alone",
         lambda: [JointLoss(0.5), FusedBackbonePass(), MixupSSLData(ssl_loader()), PhaseSwitch(0.5)],
     ),

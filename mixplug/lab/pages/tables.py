@@ -12,7 +12,7 @@ from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.results import Comparison, Row, Sweep
 
 LATENCY = "Latency: training, evaluation excluded."
-COST = "Cost: forward passes of the plain encoder for each training image, counted."
+COST = "Cost: forward passes of the plain encoder for each labelled training image, counted."
 FROZEN = "kNN (20 neighbours unless said), linear probe: on the encoder's frozen features."
 SPEEDUP = "Speedup: over the SSL+SL with the same objective."
 

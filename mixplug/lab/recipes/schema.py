@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mixplug.checks import check_choice, check_int, check_real, did_you_mean
-from mixplug.data.options import ImageOptions, LabelledOptions
+from mixplug.data.options import LabelledOptions, SSLOptions
 from mixplug.lab.recipes.files import RecipeError, apply_overrides, first_line, locate, read, resolved
 from mixplug.lab.recipes.overrides import SHORT
 
@@ -103,7 +103,8 @@ class Recipe:
         seeds: How often each method is run.
         first_seed: The first seed; the others follow.
         data: The labelled data.
-        ssl_data: Other images for self-supervised learning, brought to the labelled images' size; null for the same.
+        ssl_data: Other images for self-supervised learning, brought to the labelled images' size, or ``same: true`` for
+            all of ``data``; null for the labelled ones.
         tasks: Several labelled data sets by name, each the settings in which it differs from ``data``; empty for one.
         model: The model.
         optimizer: An optimizer by name.
@@ -129,7 +130,7 @@ class Recipe:
     seeds: int = 3
     first_seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
-    ssl_data: Optional[ImageOptions] = None  # noqa: UP045
+    ssl_data: Optional[SSLOptions] = None  # noqa: UP045
     tasks: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: dict[str, Any] = field(default_factory=lambda: {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}})
@@ -164,6 +165,8 @@ class Recipe:
             check_real("max_cost", self.max_cost, 0, float("inf"), low_open=True, high_open=True)
         for probe in self.probes:
             check_choice("probes: the probe", probe, PROBES)
+        if self.ssl_data is not None and self.ssl_data.same:
+            self._check_same(self.ssl_data)
         if len(self.tasks) == 1:
             raise RecipeError(f"tasks: one task, {next(iter(self.tasks))!r}, is what `data` is for; name two or more")
         shared, own = DataConfig.__annotations__, typing.get_type_hints(LabelledOptions)
@@ -194,6 +197,17 @@ class Recipe:
                 raise RecipeError(
                     f"methods: the label {label!r} is used {labels.count(label)} times; give each its own"
                 )
+
+    def _check_same(self, options: SSLOptions) -> None:
+        for option in dataclasses.fields(options):
+            value = getattr(options, option.name)
+            if option.name not in ("same", "fraction") and value != option.default:
+                raise RecipeError(
+                    f"ssl_data.same=true takes data's {option.name}, and ssl_data.{option.name}={value!r} is another; "
+                    f"leave one of them out"
+                )
+        if self.tasks:
+            raise RecipeError("ssl_data.same=true is for one data set, and there are several tasks; name its dataset")
 
     def task_data(self) -> dict[str, DataConfig]:
         """The data of each task: ``data`` with what the task has of its own."""

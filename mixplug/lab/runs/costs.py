@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import torch
 from composer.core import Algorithm
 from torch import nn
 
-from mixplug import FusedBackbonePass, JointLoss
+from mixplug import FusedBackbonePass, JointLoss, MixupSSLData
 from mixplug.algorithms.auto_compression import AutoCompression
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in, parts_of
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm
 from mixplug.objectives.joint import ALPHA
 from mixplug.schedules.phases import Phase, PhasePlan
 from mixplug.training.costs import CostCounter
+from mixplug.training.encoder_pass import Amendment
+from mixplug.training.side_by_side import SideBySide
 
 
 class RunCost:
@@ -26,6 +29,7 @@ class RunCost:
         shape: Channels, height and width of an image.
         batch_size: Images of a step.
         plan: The phases, of any length.
+        ssl_share: Images for self-supervised learning for each labelled one; a unit over them costs as much more.
     """
 
     def __init__(
@@ -35,7 +39,9 @@ class RunCost:
         shape: tuple[int, int, int],
         batch_size: int,
         plan: PhasePlan,
+        ssl_share: float = 1.0,
     ) -> None:
+        self._ssl_share = ssl_share
         self._auto = find_in(algorithms, AutoCompression)
         self._counted = model, algorithms, shape, batch_size, plan
 
@@ -51,8 +57,27 @@ class RunCost:
 
     @functools.cached_property
     def passes(self) -> dict[Phase, float]:
-        """What a unit of each phase costs: forward passes of the plain encoder for each image, once over the data."""
-        model, algorithms, shape, batch_size, plan = self._counted
+        """What a unit of each phase costs: forward passes of the plain encoder for each labelled training image."""
+        _, algorithms, shape, batch_size, plan = self._counted
+        # What a step of a phase costs on average does not depend on its length; a long plan has every phase.
+        long = PhasePlan(100 * plan.e_ssl, 100 * plan.e_sl, plan.rho)
+        passes = self._passes_of(long, batch_size, [])
+        data = find_in(algorithms, MixupSSLData)
+        if data is None or data.ssl_dataloader is None:
+            return passes
+        if Phase.SSL in passes:
+            passes[Phase.SSL] *= self._ssl_share
+        if Phase.MIX in passes and data.labelled_per_step is not None:
+            side, labelled = SideBySide(), data.labelled_per_step
+            side.images = torch.zeros(batch_size, *shape, device="meta")
+            # Counted for each labelled image of a step, two at least, of which each unlabelled one has a share.
+            of_labelled = self._passes_of(long, labelled, [side])[Phase.MIX]
+            passes[Phase.MIX] = of_labelled * max(2, labelled) / batch_size * self._ssl_share
+        return passes
+
+    def _passes_of(self, plan: PhasePlan, batch_size: int, more: list[Amendment]) -> dict[Phase, float]:
+        """What the steps of each phase cost for each image of their batch."""
+        model, algorithms, shape, _, _ = self._counted
         fused, joint = find_in(algorithms, FusedBackbonePass), find_in(algorithms, JointLoss)
         counter = CostCounter(
             model,
@@ -60,11 +85,10 @@ class RunCost:
             shape,
             batch_size,
             ALPHA if joint is None else joint.alpha,
-            [part.amendment for part in parts_of(algorithms) if isinstance(part, AmendingAlgorithm)],
+            [*more, *(part.amendment for part in parts_of(algorithms) if isinstance(part, AmendingAlgorithm))],
             None if fused is None else fused.backbone_path,
         )
-        # What a step of a phase costs on average does not depend on its length; a long plan has every phase.
-        costs = counter.of_phases(PhasePlan(100 * plan.e_ssl, 100 * plan.e_sl, plan.rho))
+        costs = counter.of_phases(plan)
         return {phase: cost.passes for phase, cost in costs.items()}
 
     def of(self, plan: PhasePlan) -> float:

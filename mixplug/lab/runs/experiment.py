@@ -301,7 +301,7 @@ def _plan_run(
     else:
         plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
         unit = switch.ssl_duration.unit
-    cost = RunCost(model.module, algorithms, inputs.shape, recipe.data.batch_size, plan)
+    cost = RunCost(model.module, algorithms, inputs.shape, recipe.data.batch_size, plan, inputs.ssl_share)
     if recipe.max_cost is not None:
         if unit is not TimeUnit.EPOCH:
             raise ValueError(f"max_cost is for durations in epochs, got {recipe.sl_duration!r}; leave it out")

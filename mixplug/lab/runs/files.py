@@ -27,6 +27,10 @@ def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     for key in ("max_cost", "probes"):
         if not plain[key]:  # as in folders from before there was a choice
             plain.pop(key)
+    for section, defaults in (("data", {"labels": None, "per_class": None}), ("ssl_data", {"same": False})):
+        for key, default in defaults.items():
+            if plain[section] is not None and plain[section].get(key) == default:
+                plain[section].pop(key, None)
     return json.loads(json.dumps({**plain, "method": own}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 
 from mixplug.data.datasets import UnlabelledImages, load_dataset, load_unlabelled
 from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
-from mixplug.data.options import ImageOptions
+from mixplug.data.options import ImageOptions, SSLOptions
 from mixplug.lab.recipes.schema import DataConfig, Recipe
 
 
@@ -38,6 +39,13 @@ class Inputs:
     tasks: dict[str, int]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
     summary: dict[str, dict[str, Any]]
+
+    @property
+    def ssl_share(self) -> float:
+        """Images of a pass for self-supervised learning for each labelled image of one."""
+        own = self.summary.get("ssl_data")
+        labelled = max(part["training_images"] for key, part in self.summary.items() if key != "ssl_data")
+        return 1.0 if own is None else own["training_images"] / labelled
 
 
 def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
@@ -79,7 +87,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
     ssl = None
     if recipe.ssl_data is not None:
         with _naming("ssl_data"):
-            other = _load_ssl(recipe.ssl_data, first.shape, seed)
+            other = _load_ssl(_ssl_options(recipe.ssl_data, recipe.data), first.shape, seed)
             ssl = other.loader(recipe.data.batch_size, seed=seed, **how)
         normalisations = {(tuple(other.mean), tuple(other.std))}
         summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
@@ -135,6 +143,14 @@ def _naming(key: str) -> Iterator[None]:
             raise
         kind = next(k for k in (FileNotFoundError, OSError, TypeError, ValueError) if isinstance(error, k))
         raise kind(f"{key}: {error}") from error
+
+
+def _ssl_options(given: SSLOptions, data: DataConfig) -> ImageOptions:
+    """The options of the images for self-supervised learning, taken from ``data`` where they are the same."""
+    names = [option.name for option in dataclasses.fields(ImageOptions)]
+    options = {name: getattr(data if given.same else given, name) for name in names}
+    own = {"fraction": given.fraction, "sampling": given.sampling}
+    return ImageOptions(**{**options, **own})
 
 
 def _load_ssl(options: ImageOptions, labelled: tuple[int, int, int], seed: int) -> UnlabelledImages:
