@@ -51,8 +51,8 @@ from .schedules.shapes import Steps as Steps
 from .training.encoder_pass import EncoderPass as EncoderPass
 from .training.gradient_error import Strategy as Strategy
 from .training.gradient_error import gradient_error as gradient_error
-from .training.side_by_side import SideBySide as SideBySide
 from .training.sample_cost import sample_cost as sample_cost
+from .training.side_by_side import SideBySide as SideBySide
 from .training.step import Training as Training
 from .views.mixing import MixingFunction as MixingFunction
 from .views.mixing import mixup_ssl as mixup_ssl

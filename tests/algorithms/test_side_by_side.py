@@ -53,7 +53,7 @@ def test_epochs_of_mix_pass_over_the_ssl_data():
     assert phases == [0] * 10 + [1] * 10 + [2] * 6
     pool, x_sl, y_sl = images(22, seed=30), images(20), labels(20)
     for first in (10, 15):
-        drawn = [batch for batch in seen.batches[first : first + 5]]
+        drawn = seen.batches[first : first + 5]
         assert [len(x) for x, _ in drawn] == [4] * 5
         indices = [int(next(i for i in range(20) if torch.equal(x_sl[i], image))) for x, _ in drawn for image in x]
         assert sorted(indices) == list(range(20)), "each labelled image once in as many draws"
@@ -64,11 +64,12 @@ def test_epochs_of_mix_pass_over_the_ssl_data():
 
 
 def test_labelled_images_come_equally_often_whatever_the_numbers():
-    _, seen = run(side(labelled_per_step=7, ssl_dataloader=ssl_loader(40, 4)), train_dataloader=loader(20, 8, shuffle=True))
-    mixed = [y for x, y in seen.batches if len(y) == 7]
+    data = {"ssl_dataloader": ssl_loader(40, 4), "labelled_per_step": 7}
+    _, seen = run(side(**data), train_dataloader=loader(20, 8, shuffle=True))
+    mixed = [x for x, _ in seen.batches if len(x) == 7]
     assert len(mixed) == 20
-    for first in (0, 10):
-        counts = Counter(image.sum().item() for x, _ in [b for b in seen.batches if len(b[1]) == 7][first : first + 10] for image in x)
+    for epoch in (mixed[:10], mixed[10:]):
+        counts = Counter(image.sum().item() for image in torch.cat(epoch))
         assert len(counts) == 20
         assert set(counts.values()) == {3, 4}, "70 of 20 images"
 
@@ -91,9 +92,7 @@ def test_microbatches_split_both_halves(size):
     weights = []
     for microbatch in (size, 8):
         made, seen = run(
-            side(
-                ssl_dataloader=ssl_loader(24, 8, torch.float64), labelled_per_step=8, objective=FirstVisible("input")
-            ),
+            side(ssl_dataloader=ssl_loader(24, 8, torch.float64), labelled_per_step=8, objective=FirstVisible("input")),
             model=classifier().double(),
             train_dataloader=loader(16, dtype=torch.float64),
             optimizer=torch.optim.SGD,
@@ -121,9 +120,7 @@ def test_beside_composers_algorithms(neighbour):
 
 
 def test_with_two_tasks():
-    made = trainer(
-        multi_task_classifier(), [side(labelled_per_step=4)], "3ep", train_dataloader=multi_task_loader()
-    )
+    made = trainer(multi_task_classifier(), [side(labelled_per_step=4)], "3ep", train_dataloader=multi_task_loader())
     made.fit()
     assert len(logged(made, "loss/train/sl")) == 5 + 5 + len(multi_task_loader())
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixplug.data.subsets import draw
+from mixplug.data.datasets import load_dataset
+from mixplug.data.subsets import draw, draw_labels, draw_per_class
 
 settings = {
     "labels": st.lists(st.integers(0, 4), min_size=4, max_size=60).map(torch.tensor),
@@ -63,3 +64,31 @@ def test_a_bad_fraction(fraction, error):
 def test_an_unknown_sampling():
     with pytest.raises(ValueError, match="did you mean 'uniform'"):
         draw(torch.zeros(10), 0.5, sampling="unifrom")
+
+
+def test_a_number_of_labels_is_a_fraction():
+    labels = torch.arange(10).repeat(50)
+    assert torch.equal(draw_labels(labels, 90, 3), draw(labels, 0.18, 3))
+    assert labels[draw_labels(labels, 90, 3, "stratified")].bincount().tolist() == [9] * 10
+    with pytest.raises(ValueError, match=r"data\.labels must be at most 500, .* got 501"):
+        draw_labels(labels, 501)
+
+
+@given(labels=settings["labels"], seed=settings["seed"])
+def test_as_many_of_each_class(labels, seed):
+    _, sizes = labels.unique(return_counts=True)
+    count = int(sizes.min())
+    kept = draw_per_class(labels, count, seed)
+    assert labels[kept].unique(return_counts=True)[1].tolist() == [count] * len(sizes)
+    assert len(kept.unique()) == len(kept)
+    with pytest.raises(ValueError, match=rf"data\.per_class must be at most {count}, .* got {count + 1}"):
+        draw_per_class(labels, count + 1, seed)
+
+
+def test_the_options_say_one_number():
+    assert len(load_dataset("digits", labels=90).train) == 90
+    assert len(load_dataset("digits", per_class=9).train) == 90
+    with pytest.raises(ValueError, match=r"data\.fraction=0\.5 and data\.labels=90 each say how many"):
+        load_dataset("digits", fraction=0.5, labels=90)
+    with pytest.raises(ValueError, match=r"data\.labels must be .* at least 1"):
+        load_dataset("digits", labels=0)

@@ -172,6 +172,13 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     "fewer tokens, larger patches": lambda: same_weights(
         lambda: [MixTraining(objective=OBJECTIVES["MoCoV3"]()), TokenDropout(0.5), PatchScaling((2, 4))]
     ),
+    "side by side": lambda: same_weights(
+        lambda: [
+            MixTraining(
+                ssl_dataloader=unlabelled(), mixing="side_by_side", labelled_per_step=2, objective=MAE(mask="input")
+            )
+        ]
+    ),
     "measured compression": lambda: same_weights(
         lambda: [AutoCompression((0.5, 0.0), share=1.0, sub_batch=1, over="run")], data=lambda: labelled(60)
     ),

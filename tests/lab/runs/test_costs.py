@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mixplug import PhasePlan
+from mixplug import PhasePlan, backbone_of
+from mixplug.backbones.costs import counting_flops, encoder_flops
 from mixplug.lab.recipes.schema import load_recipe
 from mixplug.lab.runs.experiment import Experiment
 
@@ -92,3 +93,21 @@ def test_a_run_of_a_cost_trains_that_long():
 def test_bad_costs(overrides, says):
     with pytest.raises(ValueError, match=says):
         experiment("mix", *overrides)
+
+
+SIDE = (
+    "methods.side={algorithms: [{MixTraining: {mixing: side_by_side, labelled_per_step: 4, ssl_duration: 4ep, "
+    "sl_duration: 4ep, objective: {MAE: {mask: input}}}}]}"
+)
+
+
+def test_side_by_side_costs_its_passes_over_the_other_images():
+    made = Experiment(load_recipe(TINY, [SIDE, "ssl_data={same: true}", "data.batch_size=16"]), "side", 0)
+    labelled, others = (made.inputs.summary[key]["training_images"] for key in ("data", "ssl_data"))
+    assert (labelled, others) == (45, 899)
+    made.trainer.state.evaluators = []
+    with counting_flops() as counter:
+        made.trainer.fit()
+    plain = encoder_flops(backbone_of(made.model), made.inputs.shape)
+    # The last batch of a pass over the others is smaller, and has as many labelled images.
+    assert made.cost == pytest.approx(counter.get_total_flops() / plain / labelled, rel=0.02)

@@ -109,6 +109,22 @@ def two_tasks(tmp_path, **options):
     return folder_recipe(tmp_path / "pets", TWO_TASKS.replace("FARM", str(tmp_path / "farm")))
 
 
+def test_all_images_of_the_labelled_data_for_ssl(tmp_path):
+    image_files.train_and_test(tmp_path / "pets")
+    recipe = folder_recipe(tmp_path / "pets", "data.labels=6", "data.flip=true", "ssl_data={same: true}")
+    inputs = make_inputs(recipe, 0, CPU)
+    assert [inputs.summary[key]["training_images"] for key in ("data", "ssl_data")] == [6, 12]
+    assert inputs.ssl_share == 2
+    assert inputs.ssl.flip
+    assert torch.equal(inputs.ssl.mean, inputs.train.mean)
+    half = folder_recipe(tmp_path / "pets", "ssl_data={same: true, fraction: 0.5}")
+    assert make_inputs(half, 0, CPU).ssl_share == 0.5
+    with pytest.raises(ValueError, match=r"same=true takes data's crop_padding, and ssl_data\.crop_padding=2"):
+        folder_recipe(tmp_path / "pets", "ssl_data={same: true, crop_padding: 2}")
+    with pytest.raises(ValueError, match="there are several tasks"):
+        folder_recipe(tmp_path / "pets", TWO_TASKS, "ssl_data={same: true}")
+
+
 def test_several_tasks(tmp_path):
     recipe = two_tasks(tmp_path)
     inputs = make_inputs(recipe, 0, CPU)
