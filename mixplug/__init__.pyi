@@ -8,6 +8,7 @@ from .algorithms.joint_loss import JointLoss as JointLoss
 from .algorithms.mixtraining import MixTraining as MixTraining
 from .algorithms.mixup_ssl_data import MixupSSLData as MixupSSLData
 from .algorithms.multi_task_classifier import MultiTaskClassifier as MultiTaskClassifier
+from .algorithms.one_cycle import FixedOneCycleScheduler as FixedOneCycleScheduler
 from .algorithms.optimizer_settings import OptimizerSettings as OptimizerSettings
 from .algorithms.patch_scaling import PatchScaling as PatchScaling
 from .algorithms.phase_scheduler import PhaseScheduler as PhaseScheduler
@@ -39,6 +40,7 @@ from .objectives.multi_task import split_logits as split_logits
 from .objectives.simclr import SimCLR as SimCLR
 from .objectives.simsiam import SimSiam as SimSiam
 from .schedules.compression import CompressionSchedule as CompressionSchedule
+from .schedules.one_cycle import OneCycle as OneCycle
 from .schedules.phases import Phase as Phase
 from .schedules.phases import PhasePlan as PhasePlan
 from .schedules.phases import PhaseSpan as PhaseSpan
@@ -51,6 +53,7 @@ from .schedules.shapes import Steps as Steps
 from .training.encoder_pass import EncoderPass as EncoderPass
 from .training.gradient_error import Strategy as Strategy
 from .training.gradient_error import gradient_error as gradient_error
+from .training.one_cycle import OneCyclePolicy as OneCyclePolicy
 from .training.sample_cost import sample_cost as sample_cost
 from .training.side_by_side import SideBySide as SideBySide
 from .training.step import Training as Training

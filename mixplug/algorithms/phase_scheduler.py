@@ -15,6 +15,7 @@ from mixplug.algorithms.trainer.contract import find
 from mixplug.algorithms.trainer.schedulers import RestartingScheduler
 from mixplug.checks import check_real
 from mixplug.schedules.phases import Phase, PhaseSpan
+from mixplug.training.one_cycle import restore_momentum
 
 
 class PhaseScheduler(RestartingScheduler):
@@ -92,6 +93,8 @@ class PhaseScheduler(RestartingScheduler):
         before's. Within a phase this lag of one batch is the same as in a run of its own.
         """
         for optimizer in state.optimizers:
+            # A schedule that changes momentum sets it anew below; other phases have the optimizer's own.
+            restore_momentum(optimizer)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self(state)
 
