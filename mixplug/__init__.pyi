@@ -53,6 +53,7 @@ from .schedules.shapes import Steps as Steps
 from .training.encoder_pass import EncoderPass as EncoderPass
 from .training.gradient_error import Strategy as Strategy
 from .training.gradient_error import gradient_error as gradient_error
+from .training.lr_range import learning_rate_range as learning_rate_range
 from .training.one_cycle import OneCyclePolicy as OneCyclePolicy
 from .training.sample_cost import sample_cost as sample_cost
 from .training.side_by_side import SideBySide as SideBySide
