@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mixplug.backbones import BackbonePass, PassRequest, backbone_of
+from mixplug.checks import check_int
 from mixplug.objectives import Objective
 from mixplug.objectives.joint import ALPHA, LossWeights, joint_loss, phase_weights
 from mixplug.schedules.phases import Phase, PhasePlan, Position
 from mixplug.schedules.shapes import Schedule, check_schedule
 from mixplug.training.encoder_pass import Amendment, EncoderPass
+from mixplug.training.exact_microbatches import Supervised, backward_within_batch
 
 
 class Training:
@@ -176,6 +178,50 @@ class TrainingStep:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights.ssl > 0):
                     ssl = self._objective(self._seen)
         total = joint_loss(ssl, supervised, self.weights)
+        self._losses += 1
+        self.watch()
+        return total
+
+    def backward(self, images: Tensor, size: int, supervised: Supervised | None = None) -> Tensor:
+        """Run the model and add the gradients of a whole batch, in microbatches of ``size`` images.
+
+        It stands for the model's pass, ``step.loss(...)`` and ``backward``. Where a loss depends on the other images of
+        the batch (SimCLR, MoCoV3, heads with BatchNorm) the gradients are the whole batch's all the same, for one more
+        pass without gradient over each image; see :mod:`mixplug.training.exact_microbatches`. Encoders with BatchNorm
+        still take its statistics from a microbatch. There is no gradient scaler in it: train in float32 or bfloat16.
+
+        Args:
+            images: A batch ``(B, C, H, W)``.
+            size: Images of a microbatch, at least 1.
+            supervised: ``(logits, part) -> loss``, the mean supervised loss of the images ``part``, a slice of the
+                batch; may be left out where it weighs nothing.
+
+        Returns:
+            The joint loss of the batch, without gradient.
+
+        Raises:
+            TypeError: ``size`` is not an integer.
+            ValueError: ``size`` is below 1, there is no supervised loss although it has a weight, or the model's
+                encoder is given something else than ``images``.
+
+        Example:
+            >>> with training.step(time, optimizer) as step:  # doctest: +SKIP
+            ...     optimizer.zero_grad()
+            ...     step.backward(images, 64, lambda logits, part: F.cross_entropy(logits, labels[part]))
+            ...     optimizer.step()
+        """
+        check_int("size", size, 1)
+        if self._objective is None or self._objective.within_batch is None:
+            total, start = images.new_zeros(()), 0
+            for part in images.split(size):
+                logits, span = self._training.model(part), slice(start, start + len(part))
+                loss = self.loss(None if supervised is None else supervised(logits, span)) * (len(part) / len(images))
+                loss.backward()
+                total, start = total + loss.detach(), span.stop
+            return total
+        assert self._request is not None
+        self._training.encoder_pass.backbone.abandon()
+        total = backward_within_batch(self._training, self._request, images, size, supervised, self.weights)
         self._losses += 1
         self.watch()
         return total
