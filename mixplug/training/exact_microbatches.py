@@ -7,9 +7,8 @@ feature its gradient; then each microbatch again, with the same random numbers, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +16,32 @@ from torch import Tensor, nn
 from mixplug.backbones import Backbone, BackbonePass, PassRequest, Role
 from mixplug.backbones.base import FrozenEncoder
 from mixplug.backbones.selection import TokenSelector
-from mixplug.objectives.joint import LossWeights
+from mixplug.objectives.pairs import to_float32
+from mixplug.training.encoder_pass import EncoderPass
 
-if TYPE_CHECKING:
-    from mixplug.training.step import Training
 
-Supervised = Callable[[Tensor, slice], Tensor]
-"""The supervised loss, a mean over images, of the logits of a part of the batch, and which part that is."""
+@dataclasses.dataclass
+class FurtherPass:
+    """A pass with gradient over some images that has been made without, and is to be made once more."""
+
+    images: Tensor
+    role: Role
+    select: TokenSelector | None
+    random: list[Tensor]
+    gradient: Tensor | None = None
 
 
 class CachedPass(BackbonePass):
     """A pass over a whole batch that was made in microbatches, and of which the features alone are left.
 
-    Further passes, which objectives ask of it, are made in the same way, and noted for :meth:`replay`.
+    Further passes, which objectives ask of it, are made in the same way, and noted.
 
     Args:
         request: What was asked of the pass.
         backbone: The adapter.
-        images: What the encoder saw, ``(B, C, H, W)``.
-        features: What it made of them, ``(B, D)``, without gradient.
+        source: The images that came, ``(B, C, H, W)``.
+        images: What the encoder saw of them, ``(B, C, H', W')``.
+        features: What it made of that, ``(B, D)``, without gradient.
         size: Images of a microbatch.
         amend: See :class:`mixplug.backbones.BackbonePass`.
     """
@@ -44,110 +50,153 @@ class CachedPass(BackbonePass):
         self,
         request: PassRequest,
         backbone: Backbone,
+        source: Tensor,
         images: Tensor,
         features: Tensor,
         size: int,
         amend: Callable[[PassRequest], PassRequest],
     ) -> None:
-        super().__init__(request, backbone, images=images, runs=1, amend=amend)
-        self.cached = features
+        super().__init__(request, backbone, source=source, images=images, runs=1, amend=amend)
+        self.cached = to_float32(features).requires_grad_(torch.is_grad_enabled())
         self.size = size
-        self.further: list[tuple[CachedPass, list[list[Tensor]], TokenSelector | None]] = []
+        self.further: list[tuple[Tensor, list[FurtherPass]]] = []
 
     @property
     def features(self) -> Tensor:
-        """See the base class: a leaf, whose gradient is kept."""
+        """See the base class: a leaf."""
         return self.cached
 
     def encode(self, images: Tensor, role: Role = Role.QUERY, select: TokenSelector | None = None) -> BackbonePass:
         """See the base class."""
-        with_gradient = torch.is_grad_enabled() and role is not Role.KEY
-        features, states = [], []
-        with torch.no_grad():
-            for part in images.split(self.size):
-                states.append(random_numbers(images.device))
+        made, features = [], []
+        for part in images.split(self.size):
+            made.append(FurtherPass(part, role, select, random_numbers(part.device)))
+            with torch.no_grad():
                 features.append(super().encode(part, role, select).features)
         request = dataclasses.replace(self.request, role=role, view=None)
-        made = CachedPass(request, self.backbone, images, torch.cat(features), self.size, self.amend)
-        if with_gradient:
-            made.cached.requires_grad_()
-            self.further.append((made, states, select))
-        return made
+        with torch.set_grad_enabled(torch.is_grad_enabled() and role is not Role.KEY):
+            whole = CachedPass(request, self.backbone, images, images, torch.cat(features), self.size, self.amend)
+        if whole.cached.requires_grad:
+            self.further.append((whole.cached, made))
+        return whole
 
     def encode_by(self, encoder: FrozenEncoder, images: Tensor) -> Tensor:
         """See the base class."""
         return torch.cat([super(CachedPass, self).encode_by(encoder, part) for part in images.split(self.size)])
 
-    def replay(self) -> None:
-        """Make the further passes once more, with gradient, and go on from the gradients of their features."""
-        for made, states, select in self.further:
-            if made.cached.grad is None:
-                continue
-            gradients = made.cached.grad.split(self.size)
-            for part, gradient, state in zip(made.images.split(self.size), gradients, states, strict=True):
-                set_random_numbers(state, part.device)
-                features = super().encode(part, made.request.role, select).features
-                features.backward(gradient.to(features.dtype))
+    def repeat(self, one: FurtherPass) -> Tensor:
+        """Make a further pass once more, with gradient, and return its features."""
+        set_random_numbers(one.random, one.images.device)
+        return super().encode(one.images, one.role, one.select).features
 
 
-def backward_within_batch(
-    training: Training,
-    request: PassRequest,
-    images: Tensor,
-    size: int,
-    supervised: Supervised | None,
-    weights: LossWeights,
-) -> Tensor:
-    """Add the gradients of a batch's joint loss, and return that loss; see :meth:`mixplug.training.step.TrainingStep`.
+class ExactMicrobatches:
+    """The self-supervised loss of a whole batch, with each of its microbatches' part of the gradient.
+
+    Making it runs the model on all microbatches without gradient. Then for each in turn: :meth:`set_random_numbers`,
+    the model's pass under ``requests[index]``, and :meth:`loss_of`. At the end, :meth:`finish`.
+
+    Args:
+        passes: The passes over the encoder, with the objective.
+        request: What the model's pass shall be shown.
+        parts: The images of each microbatch, ``(b, C, H, W)``; all but the last are equally many.
+        run: ``run(index)`` runs the model on a microbatch.
+        model: The model; its buffers, such as BatchNorm's statistics, count each microbatch once.
+        with_gradient: Whether the loss has a weight.
+
+    Attributes:
+        loss: The self-supervised loss, a scalar without gradient.
+        requests: What the model's pass over each microbatch shall be shown.
 
     Raises:
-        ValueError: the model's encoder is given something else than ``images``.
+        ValueError: the encoder is given something else than the images.
     """
-    objective, passes, model = training.objective, training.encoder_pass, training.model
-    assert objective is not None
-    shown = images if request.view is None else request.view(images)
-    parts, shown_parts = images.split(size), shown.split(size)
-    requests = [request if request.view is None else _showing(request, part) for part in shown_parts]
-    features, states = [], []
-    with _buffers_put_back(model):
-        with torch.no_grad():
-            for part, of_part in zip(parts, requests, strict=True):
-                states.append(random_numbers(images.device))
-                with passes.backbone.watch(of_part, passes.amend) as seen:
-                    model(part)
-                if seen.source is not part and not torch.equal(seen.source, part):
-                    raise ValueError(
-                        "microbatches of a loss within the batch need a model that gives its encoder the images as "
-                        "they are: do in the data loader what other layers do to them"
-                    )
+
+    def __init__(
+        self,
+        passes: EncoderPass,
+        request: PassRequest,
+        parts: Sequence[Tensor],
+        run: Callable[[int], object],
+        model: nn.Module,
+        with_gradient: bool = True,
+    ) -> None:
+        objective = passes.objective
+        assert objective is not None
+        self._parts, self._random, features = parts, [], []
+        images, size = torch.cat(list(parts)), len(parts[0])
+        # Views of the whole batch at once, which are those that it has where it is not divided.
+        shown = images if request.view is None else request.view(images)
+        views = shown.split(size)
+        self.requests = [request if request.view is None else _showing(request, view) for view in views]
+        with _buffers_put_back(model):
+            for index, part in enumerate(parts):
+                self._random.append(random_numbers(part.device))
+                with torch.no_grad(), passes.backbone.watch(self.requests[index], passes.amend) as seen:
+                    run(index)
+                self._check_images(seen, index)
                 features.append(seen.features)
-        whole = CachedPass(request, passes.backbone, shown, torch.cat(features), size, passes.amend)
-        whole.source = images
-        with torch.set_grad_enabled(weights.ssl > 0):
-            whole.cached.requires_grad_(weights.ssl > 0)
-            ssl = objective(whole)
-    total = weights.ssl * ssl
-    if weights.ssl > 0:
-        total.backward()
-    total, after, start = total.detach(), random_numbers(images.device), 0
-    for part, of_part, state in zip(parts, requests, states, strict=True):
-        set_random_numbers(state, images.device)
-        span = slice(start, start + len(part))
-        with passes.backbone.watch(of_part, passes.amend) as seen:
-            logits = model(part)
-        terms = []
-        if whole.cached.grad is not None:
-            terms.append((seen.features * whole.cached.grad[span].to(seen.features.dtype)).sum())
-        if weights.sl > 0:
-            loss = weights.sl * len(part) / len(images) * _of(supervised, logits, span)
-            total = total + loss.detach()
-            terms.append(loss)
-        if terms:
-            torch.stack(terms).sum().backward()
-        start = span.stop
-    whole.replay()
-    set_random_numbers(after, images.device)
-    return total
+            with torch.set_grad_enabled(with_gradient):
+                self._pass = CachedPass(
+                    request, passes.backbone, images, shown, torch.cat(features), size, passes.amend
+                )
+                loss = objective(self._pass)
+        self.loss = loss.detach()
+        self._after = random_numbers(images.device)
+        self._gradients: Sequence[Tensor | None] = [None] * len(parts)
+        self._head: list[tuple[nn.Parameter, Tensor]] = []
+        if with_gradient and loss.requires_grad:
+            self._take_gradients(loss, [p for p in objective.parameters() if p.requires_grad])
+
+    def _take_gradients(self, loss: Tensor, head: list[nn.Parameter]) -> None:
+        leaves = [self._pass.cached, *(leaf for leaf, _ in self._pass.further)]
+        shared, *further = torch.autograd.grad(loss, [*leaves, *head], allow_unused=True)
+        if shared is not None:
+            self._gradients = shared.split(self._pass.size)
+        for (_, made), gradient in zip(self._pass.further, further, strict=False):
+            for one, of_one in zip(made, gradient.split(self._pass.size) if gradient is not None else (), strict=False):
+                one.gradient = of_one
+        of_head = further[len(self._pass.further) :]
+        self._head = [(p, gradient) for p, gradient in zip(head, of_head, strict=True) if gradient is not None]
+
+    def set_random_numbers(self, index: int) -> None:
+        """Have the pass over a microbatch draw what it drew before."""
+        set_random_numbers(self._random[index], self._parts[index].device)
+
+    def loss_of(self, index: int, seen: BackbonePass) -> Tensor:
+        """The whole batch's loss, with a gradient for the microbatch.
+
+        The mean over microbatches, each weighed by its share of the images, has the gradient of the whole batch.
+
+        Raises:
+            ValueError: the encoder was given something else than the images.
+        """
+        self._check_images(seen, index)
+        features = to_float32(seen.features)
+        total, gradient = 0.0 * features.sum(), self._gradients[index]
+        if gradient is not None:
+            total = total + (features * gradient).sum()
+        waiting = [one for _, made in self._pass.further for one in made if one.gradient is not None]
+        for one in waiting[index :: len(self._parts)]:
+            assert one.gradient is not None
+            total = total + (to_float32(self._pass.repeat(one)) * one.gradient).sum()
+        if index == len(self._parts) - 1:  # processes tell each other gradients at the last one
+            for parameter, of_parameter in self._head:
+                total = total + (parameter * of_parameter).sum()
+        share = len(self._parts[index]) / sum(map(len, self._parts))
+        return self.loss + (total - total.detach()) / share
+
+    def finish(self) -> None:
+        """Go on with the random numbers that follow those of the step."""
+        set_random_numbers(self._after, self._parts[0].device)
+
+    def _check_images(self, seen: BackbonePass, index: int) -> None:
+        part = self._parts[index]
+        if seen.source is not part and not (seen.source.shape == part.shape and torch.equal(seen.source, part)):
+            raise ValueError(
+                "microbatches with the whole batch's gradient need an encoder that is given the batch's images as they "
+                "are: do what other layers or algorithms (MixUp, CutMix ...) do to them in the data loader"
+            )
 
 
 def random_numbers(device: torch.device) -> list[Tensor]:
@@ -162,19 +211,12 @@ def set_random_numbers(state: list[Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state[1], device)
 
 
-def _showing(request: PassRequest, part: Tensor) -> PassRequest:
-    return dataclasses.replace(request, view=lambda _: part)
-
-
-def _of(supervised: Supervised | None, logits: Tensor, span: slice) -> Tensor:
-    if supervised is None:
-        raise ValueError("the sl loss has a weight but there is none: give supervised=")
-    return supervised(logits, span)
+def _showing(request: PassRequest, view: Tensor) -> PassRequest:
+    return dataclasses.replace(request, view=lambda _: view)
 
 
 @contextmanager
 def _buffers_put_back(model: nn.Module) -> Iterator[None]:
-    """The statistics of BatchNorm count each microbatch once, when it comes with gradient."""
     held = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,10 @@ from mixplug.objectives.joint import ALPHA, LossWeights, joint_loss, phase_weigh
 from mixplug.schedules.phases import Phase, PhasePlan, Position
 from mixplug.schedules.shapes import Schedule, check_schedule
 from mixplug.training.encoder_pass import Amendment, EncoderPass
-from mixplug.training.exact_microbatches import Supervised, backward_within_batch
+from mixplug.training.exact_microbatches import ExactMicrobatches
+
+Supervised = Callable[[Tensor, slice], Tensor]
+"""The mean supervised loss of the logits of a part of a batch, and which part that is."""
 
 
 class Training:
@@ -150,6 +154,7 @@ class TrainingStep:
         self._objective = None if position.phase is Phase.SL else training.objective
         self._request: PassRequest | None = training.encoder_pass.request(position)
         self._seen: BackbonePass | None = None
+        self._ssl_loss: Callable[[BackbonePass], Tensor] | None = self._objective
         self._losses = 0
         self._optimizer_stepped = False
         if self._objective is not None:
@@ -174,9 +179,9 @@ class TrainingStep:
         if self._request is not None:
             self._training.encoder_pass.stop()
             assert self._seen is not None
-            if self._objective is not None:
+            if self._ssl_loss is not None:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights.ssl > 0):
-                    ssl = self._objective(self._seen)
+                    ssl = self._ssl_loss(self._seen)
         total = joint_loss(ssl, supervised, self.weights)
         self._losses += 1
         self.watch()
@@ -211,19 +216,28 @@ class TrainingStep:
             ...     optimizer.step()
         """
         check_int("size", size, 1)
-        if self._objective is None or self._objective.within_batch is None:
-            total, start = images.new_zeros(()), 0
-            for part in images.split(size):
-                logits, span = self._training.model(part), slice(start, start + len(part))
-                loss = self.loss(None if supervised is None else supervised(logits, span)) * (len(part) / len(images))
-                loss.backward()
-                total, start = total + loss.detach(), span.stop
-            return total
-        assert self._request is not None
-        self._training.encoder_pass.backbone.abandon()
-        total = backward_within_batch(self._training, self._request, images, size, supervised, self.weights)
-        self._losses += 1
-        self.watch()
+        model, passes, parts = self._training.model, self._training.encoder_pass, images.split(size)
+        exact: ExactMicrobatches | None = None
+        if self._objective is not None and self._objective.within_batch is not None:
+            assert self._request is not None
+            passes.backbone.abandon()
+            exact = ExactMicrobatches(
+                passes, self._request, parts, lambda index: model(parts[index]), model, self.weights.ssl > 0
+            )
+        total, start = images.new_zeros(()), 0
+        for index, part in enumerate(parts):
+            share, span = len(part) / len(images), slice(start, start + len(part))
+            if exact is not None:
+                exact.set_random_numbers(index)
+                self._seen = passes.start(exact.requests[index])
+                self._ssl_loss = partial(exact.loss_of, index)
+            logits = model(part)
+            loss = share * self.loss(None if supervised is None else supervised(logits, span))
+            loss.backward()
+            total, start = total + loss.detach(), span.stop
+        if exact is not None:
+            exact.finish()
+            self._ssl_loss = self._objective
         return total
 
     def complete_gradients(self) -> None:
