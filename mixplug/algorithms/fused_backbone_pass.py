@@ -29,7 +29,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from composer.core import Event, State, get_precision_context
+from composer.core import Event, Precision, State, get_precision_context
+from composer.core.data_spec import _default_split_batch
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
@@ -48,9 +49,12 @@ from mixplug.algorithms.trainer.neighbours import (
 )
 from mixplug.algorithms.trainer.optimizers import add_to_groups, create_missing_state, leave_out
 from mixplug.algorithms.trainer.passes import WatchedPass
+from mixplug.checks import check_bool
+from mixplug.data.batches import images_of
 from mixplug.objectives import MAE, Objective
 from mixplug.objectives.joint import joint_loss
 from mixplug.schedules.phases import Phase
+from mixplug.training.exact_microbatches import ExactMicrobatches
 from mixplug.training.step import drop_unused_gradients, supervised_only
 
 _OF_THE_LOSS = frozenset({Event.BEFORE_TRAIN_BATCH, Event.BATCH_END})
@@ -64,6 +68,10 @@ class FusedBackbonePass(WatchedPass):
             description can serve several models; the model's copy is ``state.model.ssl_objective``.
         backbone: Dotted name of the encoder inside of the model, if it holds several models of timm's, or none: then
             of a submodule that takes images and gives features.
+        exact_microbatches: Where the Trainer splits batches and the loss depends on the other images of a batch
+            (SimCLR, MoCoV3, heads with BatchNorm), give each microbatch its part of the whole batch's gradient, for one
+            more pass without gradient over each image. Nothing else may change the images of a microbatch (MixUp,
+            CutMix ...), which is refused; not for amp_fp16.
 
     Raises:
         TypeError: ``objective`` is neither 'auto' nor an :class:`mixplug.Objective`; at INIT, the model holds no
@@ -71,7 +79,9 @@ class FusedBackbonePass(WatchedPass):
         ValueError: at INIT, the objective cannot work on this model, or an algorithm cannot work beside it.
     """
 
-    def __init__(self, objective: str | Objective = "auto", backbone: str | None = None) -> None:
+    def __init__(
+        self, objective: str | Objective = "auto", backbone: str | None = None, exact_microbatches: bool = False
+    ) -> None:
         if isinstance(objective, str) and objective != "auto":
             raise ValueError(f"objective must be 'auto' or an objective such as MAE(mask='input'), got {objective!r}")
         if not isinstance(objective, (str, Objective)):
@@ -79,6 +89,8 @@ class FusedBackbonePass(WatchedPass):
             raise TypeError(f"objective must be 'auto' or an objective such as MAE(), got {got}")
         super().__init__(backbone)
         self.objective = MAE(mask="features") if isinstance(objective, str) else objective
+        self.exact_microbatches = check_bool("exact_microbatches", exact_microbatches)
+        self._exact: ExactMicrobatches | None = None
         self._attached: Objective | None = None
         self._head: list[nn.Parameter] = []
         self._supervised_only: list[nn.Parameter] = []
@@ -89,7 +101,7 @@ class FusedBackbonePass(WatchedPass):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"objective": self.objective}
+        return {"objective": self.objective, **({"exact_microbatches": True} if self.exact_microbatches else {})}
 
     def wants(self, event: Event, state: State) -> bool:
         """See the base class: without a self-supervised loss the objective makes no step."""
@@ -102,6 +114,11 @@ class FusedBackbonePass(WatchedPass):
     def init(self, state: State, logger: Logger) -> None:
         """Give the model its self-supervised head and the optimizer its parameters."""
         refuse_unfit(state)
+        if self.exact_microbatches and state.precision is Precision.AMP_FP16:
+            raise ValueError(
+                "exact_microbatches=True takes gradients before Composer scales losses, which amp_fp16 does not bear; "
+                "use amp_bf16 or fp32"
+            )
         if state.fsdp_config is not None and not self.objective.single_pass:
             raise ValueError(
                 f"{self.objective.kind} runs the encoder once more, outside of the model's own forward pass, where "
@@ -157,6 +174,16 @@ class FusedBackbonePass(WatchedPass):
         assert self._attached is not None
         self._passes = 0
         self._attached.before_step()
+        self._exact = self._prepare_microbatches(state) if self.exact_microbatches else None
+
+    def before_forward(self, state: State, logger: Logger) -> None:
+        """See the base class; with exact microbatches, the pass is the one that was made before."""
+        if self._exact is None:
+            super().before_forward(state, logger)
+            return
+        self._exact.set_random_numbers(self._passes)
+        self._seen = None
+        self.encoder_pass(state).start(self._exact.requests[self._passes])
 
     def after_forward(self, state: State, logger: Logger) -> None:
         """Compute the self-supervised loss from what the pass left behind."""
@@ -166,12 +193,15 @@ class FusedBackbonePass(WatchedPass):
         assert self._attached is not None
         assert self._seen is not None
         self._passes += 1
-        if self._passes == 2:
+        if self._passes == 2 and self._exact is None:
             self._warn_of_microbatches(state)
         used = weights_of(state).ssl > 0
         # AFTER_FORWARD runs outside of Composer's precision context.
         with get_precision_context(state.precision, state.precision_config), torch.set_grad_enabled(used):
-            self._ssl_loss = self._attached(self._seen)
+            if self._exact is None:
+                self._ssl_loss = self._attached(self._seen)
+            else:
+                self._ssl_loss = self._exact.loss_of(self._passes - 1, self._seen)
         self._seen = None
 
     def before_backward(self, state: State, logger: Logger) -> None:
@@ -198,6 +228,9 @@ class FusedBackbonePass(WatchedPass):
         """Drop gradients of parameters that the phase does not use: weight decay would move them."""
         assert self._attached is not None
         weights = weights_of(state)
+        if self._exact is not None:
+            self._exact.finish()
+            self._exact = None
         if self._has_loss:
             self._attached.after_backward(self._position)
             # Read where Composer reads the loss: after the optimizer's step a GPU would be waited for once more.
@@ -211,6 +244,25 @@ class FusedBackbonePass(WatchedPass):
         if self._watched:
             logger.log_metrics(self._watched)
 
+    def _prepare_microbatches(self, state: State) -> ExactMicrobatches | None:
+        """The whole batch's loss, where it is split and that matters."""
+        assert self._attached is not None
+        size = state.device_train_microbatch_size
+        if self._attached.within_batch is None or self._request is None or size is None:
+            return None
+        # On each process alike, for they exchange what the loss is made of: a last, smaller batch may not be split.
+        batches = _default_split_batch(state.batch, int(size))
+        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        with get_precision_context(state.precision, state.precision_config):
+            return ExactMicrobatches(
+                self.encoder_pass(state),
+                self._request,
+                [images_of(batch, "a batch") for batch in batches],
+                lambda index: model(batches[index]),
+                model,
+                weights_of(state).ssl > 0,
+            )
+
     def _warn_of_microbatches(self, state: State) -> None:
         assert self._attached is not None
         within = self._attached.within_batch
@@ -219,7 +271,8 @@ class FusedBackbonePass(WatchedPass):
             warnings.warn(
                 f"{type(self._attached).__name__} takes {within} from each microbatch of "
                 f"{state.device_train_microbatch_size} images, not from the whole batch: other numbers of them give "
-                f"other losses. Where memory allows, leave device_train_microbatch_size at the batch's size",
+                f"other losses. Where memory allows, leave device_train_microbatch_size at the batch's size; else use "
+                f"exact_microbatches=True",
                 stacklevel=2,
             )
 
@@ -234,7 +287,8 @@ class FusedBackbonePass(WatchedPass):
         return ssl
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(objective={self.objective!r}, backbone={self.backbone_path!r})"
+        exact = ", exact_microbatches=True" if self.exact_microbatches else ""
+        return f"{type(self).__name__}(objective={self.objective!r}, backbone={self.backbone_path!r}{exact})"
 
 
 def supervised_loss(loss: object) -> tuple[Tensor, dict[str, Tensor]]:

@@ -101,7 +101,8 @@ class ExactMicrobatches:
         request: What the model's pass shall be shown.
         parts: The images of each microbatch, ``(b, C, H, W)``; all but the last are equally many.
         run: ``run(index)`` runs the model on a microbatch.
-        model: The model; its buffers, such as BatchNorm's statistics, count each microbatch once.
+        model: The model; its buffers, such as BatchNorm's statistics, count each microbatch once. The
+            objective may be a part of it.
         with_gradient: Whether the loss has a weight.
 
     Attributes:
@@ -129,7 +130,8 @@ class ExactMicrobatches:
         shown = images if request.view is None else request.view(images)
         views = shown.split(size)
         self.requests = [request if request.view is None else _showing(request, view) for view in views]
-        with _buffers_put_back(model):
+        own = {id(buffer) for buffer in objective.buffers()}  # it may be a part of the model
+        with _put_back([buffer for buffer in model.buffers() if id(buffer) not in own]):
             for index, part in enumerate(parts):
                 self._random.append(random_numbers(part.device))
                 with torch.no_grad(), passes.backbone.watch(self.requests[index], passes.amend) as seen:
@@ -216,8 +218,8 @@ def _showing(request: PassRequest, view: Tensor) -> PassRequest:
 
 
 @contextmanager
-def _buffers_put_back(model: nn.Module) -> Iterator[None]:
-    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
+def _put_back(buffers: Sequence[Tensor]) -> Iterator[None]:
+    held = [(buffer, buffer.clone()) for buffer in buffers]
     try:
         yield
     finally:

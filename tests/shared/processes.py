@@ -157,6 +157,11 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
     "ramps": lambda: same_weights(ramps, ddp_sync_strategy="single_auto_sync"),
     "other data": lambda: same_weights(other_data),
     "microbatches": lambda: same_weights(lambda: [MixTraining()], device_train_microbatch_size=2),
+    "exact microbatches": lambda: same_weights(
+        lambda: [MixTraining(objective=OBJECTIVES["SimCLR"](), exact_microbatches=True)],
+        device_train_microbatch_size=2,
+        ddp_sync_strategy="single_auto_sync",
+    ),
     "average pooling": lambda: same_weights(lambda: [MixTraining()], lambda: classifier(global_pool="avg")),
     "registers, pooling by attention": lambda: same_weights(
         from_input, lambda: classifier(reg_tokens=2, class_token=False, global_pool="map")
