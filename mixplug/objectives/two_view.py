@@ -32,7 +32,8 @@ What other methods change
 
 Caveats
     BatchNorm in heads (all but MoCoV2Plus's and DINO's) takes its statistics from the microbatch at hand, and SimCLR
-    and MoCoV3 their negatives: a run in microbatches is another run, which mixplug warns of. FSDP is refused, since the
+    and MoCoV3 their negatives: a run in microbatches is another run, which mixplug warns of, unless
+    ``exact_microbatches=True``. FSDP is refused, since the
     second pass is outside of the model's own.
 """
 

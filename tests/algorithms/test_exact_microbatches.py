@@ -50,8 +50,8 @@ def test_a_run_in_microbatches_is_the_run_without(name, other_data):
         values = [torch.tensor(logged(one, f"loss/train/{loss}")) for one in (parts, whole)]
         torch.testing.assert_close(*values, atol=1e-5, rtol=0, equal_nan=True)
     ours, expected = weights(parts.state.model), weights(whole.state.model)
-    for key, value in ours.items():
-        torch.testing.assert_close(value, expected[key], atol=1e-8, rtol=0)
+    for key, value in ours.items():  # after a dozen steps, which let differences of 1e-10 grow
+        torch.testing.assert_close(value, expected[key], atol=1e-7, rtol=0)
     if other_data:
         return
     plain = weights(run(name, 4, exact=False).state.model)
