@@ -33,8 +33,7 @@ What other methods change
 Caveats
     BatchNorm in heads (all but MoCoV2Plus's and DINO's) takes its statistics from the microbatch at hand, and SimCLR
     and MoCoV3 their negatives: a run in microbatches is another run, which mixplug warns of, unless
-    ``exact_microbatches=True``. FSDP is refused, since the
-    second pass is outside of the model's own.
+    ``exact_microbatches=True``. FSDP is refused, since the second pass is outside of the model's own.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class ExactMicrobatches:
         requests: What the model's pass over each microbatch shall be shown.
 
     Raises:
-        ValueError: the encoder is given something else than the images.
+        ValueError: the encoder is given something else than the images, or images by their side.
     """
 
     def __init__(
@@ -124,6 +124,11 @@ class ExactMicrobatches:
     ) -> None:
         objective = passes.objective
         assert objective is not None
+        if request.append is not None:
+            raise ValueError(
+                "microbatches with the whole batch's gradient cannot have further images by the side of their own: "
+                "leave mixing='side_by_side' out, or do not ask for exact microbatches"
+            )
         self._parts, self._random, features = parts, [], []
         images, size = torch.cat(list(parts)), len(parts[0])
         # Views of the whole batch at once, which are those that it has where it is not divided.

@@ -10,6 +10,7 @@ from shared.two_view import OBJECTIVES, tiny_cnn
 from torch import nn
 
 from mixplug import MAE, PhasePlan, Training
+from mixplug.training.side_by_side import SideBySide
 from mixplug.training.token_dropout import DropTokens
 
 COUNT = 8
@@ -141,6 +142,13 @@ def test_a_self_supervised_loss_without_weight_moves_nothing():
     whole, _ = train(OBJECTIVES["BYOL"](), "mix", alpha=0.0)
     parts, _ = train(OBJECTIVES["BYOL"](), "mix", 3, alpha=0.0)
     torch.testing.assert_close(parts, whole, atol=1e-10, rtol=0)
+
+
+def test_images_side_by_side_are_refused():
+    side = SideBySide()
+    side.images = X
+    with pytest.raises(ValueError, match="leave mixing='side_by_side' out"):
+        train(OBJECTIVES["SimCLR"](), "mix", 3, plugins=[side])
 
 
 def test_bad_input():
