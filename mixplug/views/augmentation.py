@@ -107,6 +107,40 @@ def resized_crop(images: Tensor, windows: Tensor, size: tuple[int, int], mirrore
     return rows[:, None] @ narrow.view(batch, channels, height, size[1])
 
 
+def shrink_into(images: Tensor, boxes: Tensor) -> Tensor:
+    """Each image brought to its box in an image of its own size: bilinear, without antialiasing.
+
+    Args:
+        images: ``(B, C, H, W)``, floats.
+        boxes: ``(4, B)``, whole numbers: first rows, first columns, heights and widths, all inside of the images.
+
+    Returns:
+        ``(B, C, H, W)``, of the images' type; what lies outside of the boxes means nothing.
+    """
+    batch, channels, height, width = images.shape
+    top, left, box_height, box_width = beside(images, boxes)
+    # Half precision is too coarse for places and for products.
+    pixels = images.to(torch.promote_types(images.dtype, torch.float32))
+    row, next_row, below = _neighbours(top, box_height, height, pixels.dtype)
+    column, next_column, right = _neighbours(left, box_width, width, pixels.dtype)
+    # Whole rows are chosen first, for that is copying memory.
+    first = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * height
+    rows = pixels.reshape(-1, width)
+    upper, lower = (rows.index_select(0, (first + r[:, None]).flatten()).view(images.shape) for r in (row, next_row))
+    narrow = torch.lerp(upper, lower, below[:, None, :, None])
+    before, after = (narrow.gather(3, c[:, None, None].expand(images.shape)) for c in (column, next_column))
+    return torch.lerp(before, after, right[:, None, None]).to(images.dtype)
+
+
+def _neighbours(start: Tensor, length: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """``(B, size)`` each: of each pixel of an axis the two that it is made of, and how much of it is the second's."""
+    scale = size / length.clamp_min(1).to(dtype)
+    pixels = torch.arange(size, device=start.device, dtype=dtype) - start[:, None]
+    places = ((pixels + 0.5) * scale[:, None] - 0.5).clamp(0, size - 1)
+    first = places.floor()
+    return first.long(), (first.long() + 1).clamp_max(size - 1), places - first
+
+
 _LARGE = 64 * 64
 """Pixels from which on a CPU resizes image by image."""
 
