@@ -265,7 +265,7 @@ class FusedBackbonePass(WatchedPass):
 
     def _warn_of_microbatches(self, state: State) -> None:
         assert self._attached is not None
-        within = self._attached.within_batch
+        within = self.encoder_pass(state).within_batch
         if within is not None and not self._warned:
             self._warned = True
             warnings.warn(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -59,6 +59,9 @@ class PassRequest:
             None for the images as they are.
         append: ``() -> (B', C, H, W)`` or None: further images that the encoder sees in the model's own pass, after
             the model's own, which sees nothing of them; asked before the pass. None for none.
+        pairs: Of an objective of two views, which view predicts which; empty of others.
+        compare: What changes the views that such an objective compares, in this order: see
+            :data:`mixplug.objectives.view_pairs.PairsAmendment`.
         metrics: Numbers worth logging (mask ratio, momentum).
     """
 
@@ -70,6 +73,8 @@ class PassRequest:
     native_patches: bool = False
     view: Callable[[Tensor], Tensor] | None = None
     append: Callable[[], Tensor | None] | None = None
+    pairs: Sequence[Any] = ()
+    compare: Sequence[Callable[..., Any]] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

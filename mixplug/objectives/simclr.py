@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mixplug.backbones import BackbonePass
+from mixplug.backbones import BackbonePass, Role
 from mixplug.objectives.heads import MLPHead
 from mixplug.objectives.pairs import nt_xent
 from mixplug.objectives.two_view import TwoView, check_sizes, check_temperature
@@ -55,7 +55,9 @@ class SimCLR(TwoView):
         self.projector = MLPHead([width, self.hidden_dim, self.out_dim], last_norm="affine")
 
     def make_target(self, seen: BackbonePass, view: View, projection: Tensor | None) -> Tensor:
-        """The view's projection, which gets a gradient; see the base class."""
+        """The view's projection, which gets a gradient unless its role is ``KEY``; see the base class."""
+        if projection is None and view.role is Role.KEY:
+            return super().make_target(seen, view, projection)
         return self.projector(seen.encode(view.images).features) if projection is None else projection
 
     def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:

@@ -27,8 +27,9 @@ Symmetry
 
 What other methods change
     :meth:`TwoView.add_amendment` takes functions that change a step's views and pairs: further views, such as mixed
-    images, pairs of them with soft targets, or other images for view 1. :meth:`TwoView.pair_losses` gives each image's
-    loss for any views and pairs, so that views can be chosen by it. Neither knows the method.
+    images, pairs of them with soft targets, or other images for view 1; amendments of the encoder's pass bring theirs
+    in ``PassRequest.compare``. :meth:`TwoView.pair_losses` gives each image's loss for any views and pairs, so that
+    views can be chosen by it. Neither knows the method.
 
 Caveats
     BatchNorm in heads (all but MoCoV2Plus's and DINO's) takes its statistics from the microbatch at hand, and SimCLR
@@ -115,7 +116,7 @@ class TwoView(Objective):
         magnitude = self.views.magnitude_at(position)
         view = partial(self._first_view, magnitude=magnitude) if position.phase is Phase.SSL else None
         metrics = {"view_magnitude": magnitude, **self.scheduled(position)}
-        return PassRequest(position, view=view, metrics=metrics)
+        return PassRequest(position, view=view, pairs=self.pairs(position), metrics=metrics)
 
     def scheduled(self, position: Position) -> Mapping[str, float]:
         """Numbers that change over the training, to be logged."""
@@ -176,9 +177,9 @@ class TwoView(Objective):
             self._amendments.append(amendment)
 
     def view_pairs(self, seen: BackbonePass) -> ViewPairs:
-        """The views of this step and the pairs that are compared, as all amendments leave them."""
+        """The views of this step and the pairs that are compared, as all amendments leave them, the pass's last."""
         compared = ViewPairs(self.make_views(seen), self.pairs(seen.request.position))
-        for amendment in self._amendments:
+        for amendment in (*self._amendments, *seen.request.compare):
             compared = amendment(compared, seen)
         return compared
 

@@ -19,7 +19,8 @@ class View:
     Args:
         images: ``(B, C, H, W)``.
         role: Of the pass that encodes it where it predicts: ``SHARED``, the model's own, which has been made;
-            ``QUERY``, one of its own; ``LOCAL``, one for all such views together.
+            ``QUERY``, one of its own; ``LOCAL``, one for all such views together. ``KEY``: it is predicted alone, and
+            needs no gradient.
     """
 
     images: Tensor

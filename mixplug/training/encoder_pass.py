@@ -72,6 +72,12 @@ class EncoderPass:
         if amendment not in self.amendments:
             self.amendments.append(amendment)
 
+    @property
+    def within_batch(self) -> str | None:
+        """What of the loss depends on the other images of the batch, and so on microbatches; None if nothing does."""
+        parts = [getattr(part, "within_batch", None) for part in (self.objective, *self.amendments)]
+        return " and ".join(part for part in parts if part) or None
+
     def request(self, position: Position) -> PassRequest | None:
         """What the model's own pass at ``position`` shall be shown; None where nobody wants anything of it.
 

@@ -120,9 +120,7 @@ class AmendingAlgorithm(PhasedAlgorithm):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Say where nothing is amended: in no phase of the run, or not where the objective leaves nothing to amend."""
         name, objective = type(self).__name__, encoder_pass_of(state).objective
-        clock = find(state, Clock)  # type: ignore[type-abstract]
-        alone = Phase.SL if objective is None else Phase.MIX
-        phases = [alone] if clock is None else clock.phases(state)
+        phases = phases_of(state)
         wanted = [phase for phase in phases if phase.value in self.amendment.phases]
         if not wanted:
             has = tuple(phase.value for phase in phases)
@@ -141,6 +139,13 @@ class AmendingAlgorithm(PhasedAlgorithm):
                 f"{name} acts in the others alone; phases=('sl',) says the same without this warning",
                 stacklevel=2,
             )
+
+
+def phases_of(state: State) -> list[Phase]:
+    """The phases that the run has; without a clock it is one."""
+    clock = find(state, Clock)  # type: ignore[type-abstract]
+    alone = Phase.SL if encoder_pass_of(state).objective is None else Phase.MIX
+    return [alone] if clock is None else clock.phases(state)
 
 
 def encoder_pass_of(state: State) -> EncoderPass:
