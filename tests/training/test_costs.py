@@ -14,6 +14,7 @@ from mixplug import MAE, PhasePlan, Position, Ramp, Training, random_tokens
 from mixplug.backbones.costs import counting_flops
 from mixplug.training.costs import CostCounter
 from mixplug.training.patch_scaling import ScalePatches
+from mixplug.training.sdmp import MixViews
 
 PLAN = PhasePlan(4, 4, 0.5)
 BATCH = 4
@@ -70,6 +71,26 @@ def test_patches_of_another_size(name, time):
     patches = ScalePatches(4)
     cost = CostCounter(model, objective, SHAPE, BATCH, amendments=[patches]).at(PLAN.position(time))
     assert cost.flops == pytest.approx(counted_in_a_real_step(model, objective, time, [patches]), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "time", "settings"),
+    [
+        ("SimCLR", 0.5, {}),
+        ("MoCoV3", 0.5, {}),
+        ("MoCoV3", 0.5, {"version": "extra"}),
+        ("MoCoV3", 3.0, {"version": "extra"}),
+        ("MoCoV3", 3.0, {"labels": True}),
+        ("local crops", 0.5, {}),
+        ("local crops", 0.5, {"version": "extra"}),
+    ],
+)
+def test_mixed_images(name, time, settings):
+    torch.manual_seed(0)
+    model, objective = model_for(name), OBJECTIVE[name]()
+    mix = MixViews(**settings)
+    cost = CostCounter(model, objective, SHAPE, BATCH, amendments=[mix]).at(PLAN.position(time))
+    assert cost.flops == pytest.approx(counted_in_a_real_step(model, objective, time, [mix]), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["SimCLR", "MoCoV3"])
