@@ -68,7 +68,7 @@ class SDMP(AmendingAlgorithm):
             :class:`mixplug.training.sdmp.MixViews`.
 
     Raises:
-        TypeError: an argument has the wrong type; at FIT_START, the objective is none of two views.
+        TypeError: an argument has the wrong type.
         ValueError: an argument is out of range, or there is no such mixer or term; at INIT, 'patchmix' would divide the
             model's patches; at FIT_START, another algorithm needs unmixed labels.
 
@@ -118,12 +118,6 @@ class SDMP(AmendingAlgorithm):
         objective = encoder_pass_of(state).objective
         if objective is None:
             return
-        # One that says its loss in forward makes its views itself.
-        if not isinstance(objective, TwoView) or type(objective).forward is not TwoView.forward:
-            raise TypeError(
-                f"SDMP needs an objective of two views that says its loss in pair_loss, such as MoCoV3(), and "
-                f"{type(objective).__name__} is none; leave SDMP out"
-            )
         for other in state.algorithms:
             if self.amendment.labels and isinstance(other, (MixUp, CutMix)) and other.interpolate_loss:
                 raise ValueError(
@@ -131,8 +125,14 @@ class SDMP(AmendingAlgorithm):
                     f"they were; use interpolate_loss=False, or labels=False"
                 )
         phases = [phase for phase in phases_of(state) if phase is not Phase.SL]
-        requests = [objective.request(Position(phase)) for phase in phases]
-        if requests and not any(self.amendment.mixes(request) for request in requests):
+        # One that says its loss in forward makes its views itself.
+        if not isinstance(objective, TwoView) or type(objective).forward is not TwoView.forward:
+            warnings.warn(
+                f"SDMP mixes nothing in this run: {type(objective).__name__} compares no pairs of views; use an "
+                f"objective such as MoCoV3(), or leave SDMP out",
+                stacklevel=2,
+            )
+        elif not any(self.amendment.mixes(objective.request(Position(phase))) for phase in phases):
             warnings.warn(
                 f"SDMP mixes nothing in this run: in its {' and '.join(map(str, phases))} phase only the classifier's "
                 f"image predicts; use labels=True or version='extra', or leave SDMP out",

@@ -20,7 +20,15 @@ from torchvision import transforms
 from torchvision.datasets import VisionDataset
 from torchvision.models.resnet import Bottleneck
 
-from mixplug import AutoCompression, Compression, CompressionSchedule, MixTraining, PatchScaling, TokenDropout
+from mixplug import (
+    SDMP,
+    AutoCompression,
+    Compression,
+    CompressionSchedule,
+    MixTraining,
+    PatchScaling,
+    TokenDropout,
+)
 
 WORKS, NOTE, REFUSED, NOT_IMAGES = "works", "works with a note", "refused", "not for images"
 
@@ -165,6 +173,7 @@ OWN = {
 } | {
     "TokenDropout": Neighbour(NOTE, one(lambda: TokenDropout(0.5))),
     "PatchScaling": Neighbour(NOTE, one(lambda: PatchScaling(4))),
+    "SDMP": Neighbour(NOTE, {"": SDMP, "labels": lambda: SDMP(labels=True)}),
     "AutoCompression": Neighbour(NOTE, one(lambda: AutoCompression((0.5, 0.0), share=1.0, sub_batch=2))),
     "Compression": Neighbour(NOTE, one(lambda: Compression(CompressionSchedule({0: (0.5, 4), 0.5: (0.0, 2)})))),
 }

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mixplug import (
     MAE,
+    SDMP,
     AutoCompression,
     Compression,
     CompressionSchedule,
@@ -119,6 +120,13 @@ ROWS = [
     ),
     *(_two_view_row(name) for name in OBJECTIVES),
     Row("PatchScaling", lambda: [PatchScaling([2, 4])]),
+    Row("SDMP", lambda: [MixTraining(objective=OBJECTIVES["MoCoV3"]()), SDMP(labels=True)]),
+    Row(
+        "SDMP of local crops on a CNN",
+        lambda: [SDMP(version="extra"), MixTraining(objective=OBJECTIVES["DINO"](local_crops=6))],
+        convolutional_classifier,
+        slow_to_resume=True,
+    ),
     Row("TokenDropout", lambda: [TokenDropout(Ramp(0.75, 0.0))]),
     Row(
         "shorter sequences in every phase",
