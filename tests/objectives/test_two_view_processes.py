@@ -11,13 +11,15 @@ from shared.two_view import OBJECTIVES, trainable
 from torch import nn
 from torch.nn import functional as F
 
-from mixplug import Phase, Position, backbone_of
+from mixplug import EncoderPass, Phase, Position, backbone_of
+from mixplug.training.sdmp import MixViews
+from mixplug.views.batch_mixing import Mixed, Mixup
 
 pytestmark = pytest.mark.slow
 
 STEPS = [
     Position(Phase.SSL, 0, 0),
-    Position(Phase.SSL, 0.5, 0.3),
+    Position(Phase.SSL, 0.5, 0.3, step=1),
     Position(Phase.MIX, 0, 0.6),
     Position("mix", 0.5, 0.8),
 ]
@@ -33,6 +35,25 @@ class Rolled(nn.Module):
         return images.roll(1 + which, dims=-1)
 
 
+class MixedInHalves(Mixup):
+    """Images of 8 mixed as two processes with 4 each do it, by shares that are the images' own."""
+
+    def mix(self, images, drawn, generator=None):
+        if len(images) == 4:
+            drawn = images.double().mean((1, 2, 3)).sigmoid() if drawn is None else drawn
+            return super().mix(images, drawn)
+        halves = [
+            self.mix(half, share)
+            for half, share in zip(images.chunk(2), (None, None) if drawn is None else drawn.chunk(2), strict=True)
+        ]
+        whole = {name: torch.cat([getattr(half, name) for half in halves]) for name in ("images", "lam", "drawn")}
+        partners = torch.cat([halves[0].partners, halves[1].partners + 4])
+        return Mixed(whole["images"], partners, whole["lam"], self, whole["drawn"])
+
+    def _draw(self, count, generator):
+        return None
+
+
 def without_batch_statistics(module):
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d):
@@ -41,24 +62,30 @@ def without_batch_statistics(module):
             without_batch_statistics(child)
 
 
+NAMES = [*OBJECTIVES, *(f"{name}, mixed" for name in OBJECTIVES)]
+
+
 def made(name):
     model = tiny_vit().double()
     torch.manual_seed(0)
-    objective = OBJECTIVES[name]()
+    objective = OBJECTIVES[name.removesuffix(", mixed")]()
     objective.views = Rolled()
     objective.build(backbone_of(model))
     without_batch_statistics(objective)
     return model, objective
 
 
-def backward(model, objective, step, part, parts):
+def backward(model, objective, step, part, parts, mixed=False):
     """The loss on a part of the batch, and the gradients as one vector."""
     x = images(8, seed=step, dtype=torch.float64).chunk(parts)[part]
     y = labels(8, seed=step).chunk(parts)[part]
     objective.before_step()
     model.zero_grad()
     objective.zero_grad()
-    with backbone_of(model).watch(objective.request(STEPS[step])) as seen:
+    passes = EncoderPass(backbone_of(model), objective)
+    if mixed:
+        passes.add(MixViews([MixedInHalves()], labels=True))
+    with passes.watch(STEPS[step]) as seen:
         logits = model(x)
     loss = objective(seen) + F.cross_entropy(logits, y)
     loss.backward()
@@ -75,7 +102,7 @@ def train(name, rank, world):
     optimizer = torch.optim.SGD(trainable(model, objective), lr=0.1)
     left = []
     for step, position in enumerate(STEPS):
-        loss, gradients = backward(model, objective, step, rank, world)
+        loss, gradients = backward(model, objective, step, rank, world, name.endswith("mixed"))
         if world > 1:  # what DDP does
             for value in (loss, gradients):
                 dist.all_reduce(value)
@@ -91,7 +118,7 @@ def train(name, rank, world):
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save({name: train(name, rank, 2) for name in OBJECTIVES}, f"{folder}/{rank}.pt")
+    torch.save({name: train(name, rank, 2) for name in NAMES}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -102,7 +129,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_are_one(ranks, name):
     whole = train(name, 0, 1)
     for rank in ranks:

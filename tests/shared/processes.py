@@ -37,6 +37,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mixplug import (
     MAE,
+    SDMP,
     AutoCompression,
     FusedBackbonePass,
     JointLoss,
@@ -183,6 +184,9 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
                 ssl_dataloader=unlabelled(), mixing="side_by_side", labelled_per_step=2, objective=MAE(mask="input")
             )
         ]
+    ),
+    "mixed images": lambda: same_weights(
+        lambda: [MixTraining(objective=OBJECTIVES["MoCoV3"]()), SDMP(labels=True)], ddp_sync_strategy="single_auto_sync"
     ),
     "measured compression": lambda: same_weights(
         lambda: [AutoCompression((0.5, 0.0), share=1.0, sub_batch=1, over="run")], data=lambda: labelled(60)
