@@ -11,7 +11,7 @@ from mixplug.views.recipes import VIEW_RECIPES
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("views", help="draw a batch of a recipe's images and random views of them")
+    command = commands.add_parser("views", help="draw a batch of a recipe's images, random views, and these mixed")
     add_recipe(command)
     command.add_argument(
         "--method", help="key of the method whose objective's views to draw (default: the recipe's last)"
@@ -42,10 +42,11 @@ def run(options: argparse.Namespace) -> None:
     local_size = 0 if options.local_size is None else check_int("--local-size", options.local_size, 2)
     out = options.out or default_out(options, "-views")
     check_out(out)
-    from mixplug.lab.studies.views import objective_of, write_views
+    from mixplug.lab.studies.views import mixers_of, objective_of, write_views
     from mixplug.views.views import Views
 
     method = method_of(options, recipe)
     views = Views(options.views, blur=not options.no_blur) if options.views else objective_of(recipe, method).views
-    path = write_views(recipe, views, options.views or method, out, count, options.magnitude, local_size)
+    mixers = [] if options.views else mixers_of(recipe, method)
+    path = write_views(recipe, views, options.views or method, out, count, options.magnitude, local_size, mixers)
     print(f"The picture is {path}")

@@ -98,11 +98,12 @@ def reconstructions(methods: Mapping[str, Reconstruction]) -> Figure:
     return figure
 
 
-def views(columns: Mapping[str, Tensor]) -> Figure:
+def views(columns: Mapping[str, Tensor], notes: Mapping[str, Sequence[str]] | None = None) -> Figure:
     """Images and what random views make of them: a row for each image, draws of a kind side by side.
 
     Args:
         columns: By heading ``(draws, images, C, H, W)``, in [0, 1]; heights and widths may differ between headings.
+        notes: By heading what to write to the right of each image.
     """
     blocks = list(columns.values())
     rows, draws = blocks[0].shape[1], [len(block) for block in blocks]
@@ -119,6 +120,9 @@ def views(columns: Mapping[str, Tensor]) -> Figure:
                 _show(axes, image)
                 if row == 0 and draw == first:
                     axes.set_title(title, fontsize=9, loc="left")
+                if notes and title in notes:
+                    axes.yaxis.set_label_position("right")
+                    axes.set_ylabel(notes[title][row], rotation=0, ha="left", va="center", fontsize=7)
         first += len(block) + 1
     return figure
 

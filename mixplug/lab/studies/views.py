@@ -1,13 +1,14 @@
-"""``mixplug views``: a picture of a batch of a recipe's images and random views of them."""
+"""``mixplug views``: a picture of a batch of a recipe's images, random views of them, and these mixed."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from composer.core import Algorithm
 from torch import Tensor
 
 from mixplug.checks import check_choice
@@ -17,6 +18,7 @@ from mixplug.lab.recipes.objects import build, take_apart
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.inputs import Inputs, make_inputs
 from mixplug.objectives import Objective, TwoView
+from mixplug.views.batch_mixing import Mixer
 from mixplug.views.views import Views
 
 DRAWS = 3
@@ -24,9 +26,16 @@ DRAWS = 3
 
 
 def write_views(
-    recipe: Recipe, views: Views, name: str, out: Path, count: int = 8, magnitude: float = 1.0, local_size: int = 0
+    recipe: Recipe,
+    views: Views,
+    name: str,
+    out: Path,
+    count: int = 8,
+    magnitude: float = 1.0,
+    local_size: int = 0,
+    mixers: Sequence[Mixer] = (),
 ) -> Path:
-    """Draw the first training batch of ``recipe``, as augmented by its loader, and views of it.
+    """Draw the first training batch of ``recipe``, as augmented by its loader, views of it, and these mixed.
 
     Args:
         recipe: The recipe; of several data sets that for self-supervised learning is shown.
@@ -36,6 +45,7 @@ def write_views(
         count: Images, at least 1; fewer if there are no more.
         magnitude: Of the views, in [0, 1].
         local_size: Height and width of local crops; 0 for none.
+        mixers: What to mix the batch by, each image with the one opposite.
 
     Returns:
         The picture's file.
@@ -56,7 +66,11 @@ def write_views(
     images = images_of(next(iter(inputs.ssl or inputs.train)), "a batch")[:count]
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"views-{name}.png"
-    pictures.views(draw_views(images, views, inputs, magnitude, local_size)).savefig(path)
+    drawn = draw_views(images, views, inputs, magnitude, local_size)
+    mixed = {type(mixer).__name__: mixer(drawn["view 1"][0]) for mixer in mixers}
+    drawn |= {heading: one.images[None] for heading, one in mixed.items()}
+    shares = {heading: [f"{share:.2f}" for share in one.lam.tolist()] for heading, one in mixed.items()}
+    pictures.views(drawn, shares).savefig(path)
     return path
 
 
@@ -77,17 +91,31 @@ def objective_of(recipe: Recipe, method: str) -> TwoView:
     return with_views[method]
 
 
+def mixers_of(recipe: Recipe, method: str) -> list[Mixer]:
+    """What a method of the recipe mixes views by; nothing without SDMP."""
+    made = [
+        build(spec, Algorithm, place)
+        for spec, place in _algorithms(recipe, method)
+        if take_apart(spec, place)[0] == "SDMP"
+    ]
+    return [mixer for sdmp in made for mixer in sdmp.amendment.mixer.mixers]
+
+
 def _objective(recipe: Recipe, method: str) -> Any:
+    for spec, where in _algorithms(recipe, method):
+        name, arguments = take_apart(spec, where)
+        if isinstance(arguments.get("objective"), Mapping):
+            return build(arguments["objective"], Objective, f"{where}.{name}.objective")
+    return None
+
+
+def _algorithms(recipe: Recipe, method: str) -> Iterator[tuple[Any, str]]:
+    """The descriptions of a method's algorithms, and where they stand."""
     for where, specs in (
         (f"methods.{method}.algorithms", recipe.methods[method].algorithms),
         ("algorithms", recipe.algorithms),
     ):
-        for index, spec in enumerate(specs):
-            name, arguments = take_apart(spec, f"{where}.{index}")
-            if isinstance(arguments.get("objective"), Mapping):
-                place = f"{where}.{index}.{name}.objective"
-                return build(arguments["objective"], Objective, place)
-    return None
+        yield from ((spec, f"{where}.{index}") for index, spec in enumerate(specs))
 
 
 def draw_views(

@@ -94,6 +94,24 @@ def test_the_views_of_a_methods_own_objective(tmp_path, capsys):
     )
 
 
+def test_mixed_batches_of_a_method_that_mixes(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mixplug.lab.pages.pictures.views", lambda *given: drawn.append(given) or views(*given))
+    objective = "{SimCLR: {views: {Views: {recipe: simclr, blur: false}}}}"
+    mixing = "SDMP: {mixers: [mixup, patchmix], patch: 2}"
+    method = f"methods.own={{label: Own, algorithms: [MixTraining: {{objective: {objective}}}, {mixing}]}}"
+    assert main(["views", TINY, method, "--count", "3", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "views-own.png").exists()
+    ((columns, notes),) = drawn
+    assert [*columns] == ["original", "view 0", "view 1", "Mixup", "PatchMix"]
+    clean, mixed = columns["view 1"][0], columns["Mixup"][0]
+    shares = torch.tensor([float(note) for note in notes["Mixup"]]).view(-1, 1, 1, 1)
+    torch.testing.assert_close(mixed, shares * clean + (1 - shares) * clean.flip(0), rtol=0, atol=0.01)
+    assert [*notes] == ["Mixup", "PatchMix"]
+    texts = [axes.get_ylabel() for axes in views(columns, notes).axes if axes.get_ylabel()]
+    assert texts == [*notes["Mixup"], *notes["PatchMix"]]
+
+
 def test_the_command_reads_only_the_files_that_it_shows(tmp_path):
     root = image_files.train_and_test(tmp_path / "data")
     for broken in (root / "test").rglob("*.png"):
