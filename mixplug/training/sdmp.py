@@ -147,12 +147,18 @@ class MixViews:
 
         Raises:
             TypeError: labels are neither.
+            ValueError: they are not as many as the images that were mixed.
         """
         if self._labels_of is None:
             return labels
         if not isinstance(labels, Tensor) or labels.ndim != (2 if labels.is_floating_point() else 1):
             got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
             raise TypeError(f"labels=True mixes labels that are classes (B,), or shares of them (B, K); got {got}")
+        if len(labels) != len(self._labels_of[0]):
+            raise ValueError(
+                f"labels=True mixes each label with another, and of {len(self._labels_of[0])} mixed images "
+                f"{len(labels)} have one; use labels=False where unlabelled images go through the same pass"
+            )
         dense = labels if labels.is_floating_point() else F.one_hot(labels, classes).float()
         partners, lam = (beside(dense, numbers) for numbers in self._labels_of)
         # In steps of 2^-20, so that shares sum to 1 exactly: Composer's loss warns of less.

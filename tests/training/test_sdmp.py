@@ -427,6 +427,8 @@ def test_the_classifiers_image_is_mixed_in_mix_with_labels_alone():
             torch.testing.assert_close(
                 mix.mix_labels(soft, 10), share[:, :, 0, 0] * soft + (1 - share[:, :, 0, 0]) * soft.flip(0)
             )
+            with pytest.raises(ValueError, match="of 6 mixed images 4 have one; use labels=False"):
+                mix.mix_labels(y[:4], 10)
             for wrong in (y[:, None], [1, 2], soft[:, 0]):
                 with pytest.raises(TypeError, match=re.escape("classes (B,), or shares of them (B, K); got")):
                     mix.mix_labels(wrong, 10)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import torch
+from composer.algorithms import ChannelsLast
 from composer.core import Algorithm
 from torch import nn
 
@@ -52,7 +53,8 @@ class RunCost:
         Algorithms that are not mixplug's may make of a step what cannot: smaller images, fewer of them, other layers.
         What AutoCompression chose and measured is known when the run is over.
         """
-        ours = all(isinstance(algorithm, PhasedAlgorithm) for algorithm in self._counted[1])
+        # Another memory format makes no other operations.
+        ours = all(isinstance(algorithm, (PhasedAlgorithm, ChannelsLast)) for algorithm in self._counted[1])
         return ours and (self._auto is None or self._auto.amendment.images > 0)
 
     @functools.cached_property
