@@ -127,7 +127,7 @@ class CutMix(Mixer):
 
 
 class ResizeMix(Mixer):
-    """The whole partner, made smaller, pasted somewhere (Qin et al., 2020).
+    """The whole partner, made smaller (bilinear), pasted somewhere (Qin et al., 2020).
 
     Args:
         alpha: As of every mixer.
