@@ -35,7 +35,7 @@ def numbered(batch, height, width):
 
 
 every = pytest.mark.parametrize("name", MIXERS)
-few = settings(max_examples=40)
+few = settings(max_examples=25)
 
 
 @every
