@@ -248,14 +248,15 @@ class FusedBackbonePass(WatchedPass):
         """The whole batch's loss, where it is split and that matters."""
         assert self._attached is not None
         size = state.device_train_microbatch_size
-        if self._attached.within_batch is None or self._request is None or size is None:
+        passes = self.encoder_pass(state)
+        if self._request is None or size is None or passes.within_batch(self._request) is None:
             return None
         # On each process alike, for they exchange what the loss is made of: a last, smaller batch may not be split.
         batches = _default_split_batch(state.batch, int(size))
         model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
         with get_precision_context(state.precision, state.precision_config):
             return ExactMicrobatches(
-                self.encoder_pass(state),
+                passes,
                 self._request,
                 [images_of(batch, "a batch") for batch in batches],
                 lambda index: model(batches[index]),
@@ -265,7 +266,7 @@ class FusedBackbonePass(WatchedPass):
 
     def _warn_of_microbatches(self, state: State) -> None:
         assert self._attached is not None
-        within = self.encoder_pass(state).within_batch
+        within = None if self._request is None else self.encoder_pass(state).within_batch(self._request)
         if within is not None and not self._warned:
             self._warned = True
             warnings.warn(

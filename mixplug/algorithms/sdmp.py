@@ -26,8 +26,9 @@ Interacts with
     In MIX the classifier's image is never mixed unless ``labels=True``, which mixes its label too: a row of CutMix for
     free. Without, MIX stays as it is with a momentum encoder ('replace'), as nothing but that image predicts. MixUp and
     CutMix of Composer mix images before; with ``labels=True`` not with ``interpolate_loss``. Partners come from the
-    microbatch and the process. MoCo v2+'s queue and DINO's centre hold what is made of mixed images, too.
-    AutoCompression measures gradients of unmixed images.
+    process, and from the microbatch unless ``exact_microbatches=True``, with which there is no ``labels=True``. MoCo
+    v2+'s queue and DINO's centre hold what is made of mixed images, too. AutoCompression measures gradients of unmixed
+    images.
 """
 
 from __future__ import annotations

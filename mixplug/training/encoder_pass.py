@@ -72,10 +72,13 @@ class EncoderPass:
         if amendment not in self.amendments:
             self.amendments.append(amendment)
 
-    @property
-    def within_batch(self) -> str | None:
-        """What of the loss depends on the other images of the batch, and so on microbatches; None if nothing does."""
-        parts = [getattr(part, "within_batch", None) for part in (self.objective, *self.amendments)]
+    def within_batch(self, request: PassRequest) -> str | None:
+        """What of the loss depends on the other images of the batch, and so on microbatches; None if nothing does.
+
+        It is what the objective says, and those whose methods ``request.compare`` has.
+        """
+        asked = (self.objective, *(getattr(change, "__self__", None) for change in request.compare))
+        parts = (getattr(one, "within_batch", None) for one in asked)
         return " and ".join(part for part in parts if part) or None
 
     def request(self, position: Position) -> PassRequest | None:

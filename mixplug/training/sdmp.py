@@ -157,7 +157,8 @@ class MixViews:
         if len(labels) != len(self._labels_of[0]):
             raise ValueError(
                 f"labels=True mixes each label with another, and of {len(self._labels_of[0])} mixed images "
-                f"{len(labels)} have one; use labels=False where unlabelled images go through the same pass"
+                f"{len(labels)} have one; use labels=False where unlabelled images go through the same pass, or "
+                f"microbatches are exact"
             )
         dense = labels if labels.is_floating_point() else F.one_hot(labels, classes).float()
         partners, lam = (beside(dense, numbers) for numbers in self._labels_of)

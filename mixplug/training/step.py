@@ -218,8 +218,7 @@ class TrainingStep:
         check_int("size", size, 1)
         model, passes, parts = self._training.model, self._training.encoder_pass, images.split(size)
         exact: ExactMicrobatches | None = None
-        if self._objective is not None and self._objective.within_batch is not None:
-            assert self._request is not None
+        if self._objective is not None and self._request is not None and passes.within_batch(self._request) is not None:
             passes.backbone.abandon()
             exact = ExactMicrobatches(
                 passes, self._request, parts, lambda index: model(parts[index]), model, self.weights.ssl > 0

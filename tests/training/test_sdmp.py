@@ -446,6 +446,30 @@ def test_other_passes_and_phases_are_left_alone():
     assert isinstance(mix(moco.request(MIX)).view, MixedView)
 
 
+@pytest.mark.parametrize("time", [0.0, 1.0], ids=["ssl", "mix"])
+@pytest.mark.parametrize("steps", [0, 1], ids=["view 1 mixed", "view 0 mixed"])
+@pytest.mark.parametrize("name", ["MoCoV2Plus", "SimCLR"])
+def test_exact_microbatches_have_the_whole_batchs_partners(name, steps, time):
+    gradients, hot = [], F.one_hot(labels(6), 10).double()
+    for size in (6, 2):
+        model, mix = tiny_vit().double(), MixViews(labels=True)
+        torch.manual_seed(0)
+        training = Training(model, PhasePlan(2, 2, 0.5), OBJECTIVES[name](), plugins=[mix])
+        training.steps = steps
+        optimizer = torch.optim.SGD(training.parameters(), lr=0.01)
+        torch.manual_seed(1)
+        with training.step(time, optimizer) as step:
+            step.backward(
+                images(6, dtype=torch.float64),
+                size,
+                lambda logits, part, mix=mix: (logits.log_softmax(1) * mix.mix_labels(hot, 10)[part]).sum(1).mean(),
+            )
+            gradients.append([None if p.grad is None else p.grad.clone() for p in training.parameters()])
+            optimizer.step()
+    for one, other in zip(*gradients, strict=True):
+        assert one is other is None or torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("encoder", [tiny_vit, tiny_cnn])
 @every
 def test_a_plain_loop_trains_with_it(name, encoder):
