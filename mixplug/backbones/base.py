@@ -21,22 +21,29 @@ from torch import Tensor, nn
 from mixplug.backbones.patches import PatchSizer
 from mixplug.backbones.selection import TokenSelector
 from mixplug.schedules.phases import Phase, Position
+from mixplug.views.augmentation import resize
 
 
 class Role(str, Enum):
     """What a pass over the encoder is for: by this, amendments choose the passes that they change.
 
     ``SHARED`` is the model's own pass. ``QUERY`` is a further one with gradient, ``KEY`` one without (a momentum
-    encoder's, or behind a stopped gradient), and ``LOCAL`` that of DINO's small crops.
+    encoder's, or behind a stopped gradient), ``LOCAL`` that of DINO's small crops, and ``SCORE`` one without gradient
+    by which a step chooses its views.
     """
 
     SHARED = "shared"
     QUERY = "query"
     KEY = "key"
     LOCAL = "local"
+    SCORE = "score"
 
     def __str__(self) -> str:
         return self.value
+
+
+ImageSizer = Callable[[int, int, "Backbone"], tuple[int, int]]
+"""``(height, width, backbone) -> (height, width)``: what images of that size are brought to."""
 
 
 @dataclass
@@ -55,8 +62,15 @@ class PassRequest:
         patch: ``(height, width) -> pixels``, the side of the patches that images of that size are cut into, or None
             for native ones.
         native_patches: Whether who asks needs native patches, so that nobody else may choose.
-        view: ``(B, C, H, W) -> (B, C, H', W')``: what the encoder shall see instead of the batch's images, or
-            None for the images as they are.
+        view: ``(images, seen) -> (B, C, H', W')``: what the encoder shall see instead of the batch's images ``(B, C, H,
+            W)``, which ``seen`` is the pass of; None for the images as they are.
+        size: ``(height, width, backbone) -> (height, width)``: what images of that size are brought to, or None for
+            their own. Views are made at it, and what comes in another size is resized. Further passes of the step are
+            shown images that are of it already.
+        magnitude: Of an objective's views, None for their own.
+        jitter: What the strengths of their colour jitter are multiplied by, at least 0.
+        choose: ``(objective, seen) -> (view 0, view 1)``: how an objective of two views finds its views, or None for
+            two that are made at random. In the MIX phase view 0 is what the classifier sees.
         append: ``() -> (B', C, H, W)`` or None: further images that the encoder sees in the model's own pass, after
             the model's own, which sees nothing of them; asked before the pass. None for none.
         pairs: Of an objective of two views, which view predicts which; empty of others.
@@ -71,7 +85,11 @@ class PassRequest:
     all_tokens: bool = False
     patch: PatchSizer | None = None
     native_patches: bool = False
-    view: Callable[[Tensor], Tensor] | None = None
+    view: Callable[[Tensor, BackbonePass], Tensor] | None = None
+    size: ImageSizer | None = None
+    magnitude: float | None = None
+    jitter: float = 1.0
+    choose: Callable[[Any, BackbonePass], tuple[Tensor, Tensor]] | None = None
     append: Callable[[], Tensor | None] | None = None
     pairs: Sequence[Any] = ()
     compare: Sequence[Callable[..., Any]] = ()
@@ -84,7 +102,8 @@ class PassRequest:
     @property
     def is_plain(self) -> bool:
         """Whether the encoder shall see the images as they are."""
-        return self.select is None and self.view is None and self.patch is None and self.append is None
+        plain = self.select is None and self.view is None and self.patch is None
+        return plain and self.append is None and self.size is None
 
 
 def as_asked(request: PassRequest) -> PassRequest:
@@ -109,6 +128,7 @@ class BackbonePass:
         own: How many images are the model's own.
         runs: How often the model ran its encoder; a usable pass has exactly 1.
         amend: What makes of the request for a further pass what that is shown.
+        partner: The view that was chosen together with ``images``, if one was.
     """
 
     request: PassRequest
@@ -122,6 +142,19 @@ class BackbonePass:
     own: int = 0
     runs: int = 0
     amend: Callable[[PassRequest], PassRequest] = as_asked
+    partner: Tensor | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width that images of this pass shall have."""
+        height, width = self.source.shape[-2:]
+        sizer = self.request.size
+        return (height, width) if sizer is None else sizer(height, width, self.backbone)
+
+    def show(self, images: Tensor, view: Callable[[Tensor, BackbonePass], Tensor] | None = None) -> Tensor:
+        """``images``, or a ``view`` of them, at the size of this pass."""
+        shown = images if view is None else view(images, self)
+        return shown if self.request.size is None else resize(shown, self.image_size)
 
     @property
     def features(self) -> Tensor:
@@ -163,6 +196,7 @@ class Backbone(ABC):
         # The innermost last: a view may be chosen by what the encoder makes of several.
         self._passes: list[BackbonePass] = []
         self._training = True
+        self._stride: int | None = None
         self.attach()
 
     @property
@@ -215,6 +249,41 @@ class Backbone(ABC):
     def classifiers(self) -> list[nn.Module]:
         """The modules behind the features, which a copy of the encoder can do without."""
         return []
+
+    def stride(self) -> int:
+        """How many pixels of an image are one of the last map's, or the side of a patch: sizes are multiples of it.
+
+        Raises:
+            ValueError: the encoder makes no map of images of other sizes, and timm does not say.
+        """
+        if self._stride is None:
+            self._stride = self._measured_stride()
+        return self._stride
+
+    def _measured_stride(self) -> int:
+        watched, self._passes = self._passes, []
+        try:
+            copied = copy.deepcopy(self)
+        finally:
+            self._passes = watched
+        copied.model.to("meta")
+        copied.attach()
+        channels = next(p.shape[1] for p in copied.model.parameters() if p.ndim == 4)
+        side = 256
+        try:
+            with torch.no_grad():
+                output = copied.encode(torch.zeros(2, channels, side, side, device="meta")).output
+        except Exception:  # whatever a network of one size raises
+            output = None
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == self.num_features:
+            return max(1, round(side / output.shape[-1]))
+        layers: Any = getattr(self.model, "feature_info", None)
+        if not layers:
+            raise ValueError(
+                f"{type(self.model).__name__} makes no map from which its stride could be told; give step=, the number "
+                f"of pixels that sizes of images shall be multiples of"
+            )
+        return int(layers[-1]["reduction"])
 
     @contextmanager
     def watch(
@@ -314,9 +383,8 @@ class Backbone(ABC):
         seen.own = len(images)
         if seen.appended is not None:
             images = torch.cat([images, _like(seen.appended, images)])
-        seen.source = seen.images = images
-        if seen.request.view is not None:
-            seen.images = seen.request.view(images)
+        seen.source = images
+        seen.images = seen.show(images, seen.request.view)
         return seen.images
 
     def _leave(self, seen: BackbonePass, output: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -93,6 +94,10 @@ class ViTBackbone(Backbone):
         return [p for p in vit.parameters() if id(p) not in excluded]
 
     selects_tokens = True
+
+    def stride(self) -> int:
+        """See the base class."""
+        return math.lcm(*self.patch_size)
 
     def pool(self, output: Tensor) -> Tensor:
         """See the base class."""

@@ -202,15 +202,15 @@ class DINO(MomentumTwoView):
         return ((to_float32(logits) - to_float32(self.center)) / temperature).softmax(dim=-1)
 
     def _local_crops(self, seen: BackbonePass) -> list[View]:
-        shorter = min(seen.source.shape[-2:])
+        shorter = min(seen.image_size)
         size = self.local_size or _half(seen.backbone, shorter)
         if size > shorter:
             raise ValueError(
-                f"local_size={size} is more than the {shorter} pixels of the images' shorter side; use fewer, or None "
-                f"for half"
+                f"local_size={size} is more than the {shorter} pixels of the global views' shorter side; use fewer, "
+                f"or None for half"
             )
-        source, magnitude = seen.source.detach(), self.views.magnitude_at(seen.request.position)
-        return [View(self.views.local(source, size, magnitude), Role.LOCAL) for _ in range(self.local_crops)]
+        source, magnitude, jitter = seen.source.detach(), self._magnitude(seen.request), seen.request.jitter
+        return [View(self.views.local(source, size, magnitude, jitter), Role.LOCAL) for _ in range(self.local_crops)]
 
     def _check_local_size(self, backbone: Backbone) -> None:
         if not self.local_crops:

@@ -28,8 +28,9 @@ Symmetry
 What other methods change
     :meth:`TwoView.add_amendment` takes functions that change a step's views and pairs: further views, such as mixed
     images, pairs of them with soft targets, or other images for view 1; amendments of the encoder's pass bring theirs
-    in ``PassRequest.compare``. :meth:`TwoView.pair_losses` gives each image's loss for any views and pairs, so that
-    views can be chosen by it. Neither knows the method.
+    in ``PassRequest.compare``. :meth:`TwoView.pair_losses` gives each image's loss for any views and pairs, and
+    ``PassRequest.choose`` chooses views by it. The request also says how large and how strong views are made. None of
+    these knows the method.
 
 Caveats
     BatchNorm in heads (all but MoCoV2Plus's and DINO's) takes its statistics from the microbatch at hand, and SimCLR
@@ -42,7 +43,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -113,9 +113,8 @@ class TwoView(Objective):
     def request(self, position: Position | Phase | str) -> PassRequest:
         """View 0 in the SSL phase, the classifier's images in MIX."""
         position = Position.of(position)
-        magnitude = self.views.magnitude_at(position)
-        view = partial(self._first_view, magnitude=magnitude) if position.phase is Phase.SSL else None
-        metrics = {"view_magnitude": magnitude, **self.scheduled(position)}
+        view = self._first_view if position.phase is Phase.SSL else None
+        metrics = {"view_magnitude": self.views.magnitude_at(position), **self.scheduled(position)}
         return PassRequest(position, view=view, pairs=self.pairs(position), metrics=metrics)
 
     def scheduled(self, position: Position) -> Mapping[str, float]:
@@ -146,14 +145,14 @@ class TwoView(Objective):
         return self._mean_over_pairs(compared, losses)
 
     def pair_losses(self, seen: BackbonePass, compared: ViewPairs) -> Tensor:
-        """Each image's loss ``(B,)``, the mean over pairs, of other views than those of the step.
+        """Each pair's loss of each image, ``(pairs, B)``, times ``scale``, of other views than those of the step.
 
         It notes nothing: queues, centres and monitors stay as they were. BatchNorm in training mode counts the views in
         its running statistics, which no loss reads.
 
         Args:
             seen: A pass that saw view 0; further views are encoded as it was.
-            compared: The views and their pairs.
+            compared: The views and their pairs, whose weights do not count here.
 
         Example:
             How hard it is to tell that two views are of one image:
@@ -161,9 +160,14 @@ class TwoView(Objective):
             >>> with torch.no_grad():  # doctest: +SKIP
             ...     seen = backbone.encode(one)
             ...     views = {0: View(one, Role.SHARED), 1: View(other)}
-            ...     losses = objective.pair_losses(seen, ViewPairs(views, [Pair(0, 1)]))
+            ...     (losses,) = objective.pair_losses(seen, ViewPairs(views, [Pair(0, 1)]))
         """
-        return self._mean_over_pairs(compared, self._losses(compared, self.embed_views(seen, compared)))
+        return self.scale * torch.stack(self._losses(compared, self.embed_views(seen, compared)))
+
+    def project_views(self, seen: BackbonePass, compared: ViewPairs) -> dict[int, Tensor]:
+        """Projections ``(B, D)`` of the views that predict, by their number."""
+        features = self._encode(seen, compared)
+        return {view: self.projector(features[view]) for view in compared.predicting}
 
     def add_amendment(self, amendment: PairsAmendment) -> None:
         """Have ``amendment`` change what is compared from now on, after those that are there; once, however often.
@@ -189,8 +193,7 @@ class TwoView(Objective):
 
     def embed_views(self, seen: BackbonePass, compared: ViewPairs) -> Embeddings:
         """Run the encoder and the heads on the views that are compared."""
-        features = self._encode(seen, compared)
-        projections = {view: self.projector(features[view]) for view in compared.predicting}
+        projections = self.project_views(seen, compared)
         predictor = getattr(self, "predictor", None)
         predictions = {view: z if predictor is None else predictor(z) for view, z in projections.items()}
         targets = {
@@ -216,14 +219,30 @@ class TwoView(Objective):
         self.watch_collapse(embedded.projections[0])
 
     def other_view(self, seen: BackbonePass) -> Tensor:
-        """View 1 of the images that came to the shared pass.
+        """View 1 of the images that came to the shared pass: a random one, unless the request chooses.
+
+        Raises:
+            ValueError: the encoder was given no images, but what other layers made of them.
+        """
+        if seen.request.choose is None:
+            return self.make_view(seen, 1)
+        if seen.partner is None:  # in the MIX phase, where view 0 was there before
+            _, seen.partner = seen.request.choose(self, seen)
+        return seen.partner
+
+    def make_view(self, seen: BackbonePass, which: int) -> Tensor:
+        """A random view of the pass's images, by view ``which``'s recipe, as large and strong as its request says.
 
         Raises:
             ValueError: the encoder was given no images, but what other layers made of them.
         """
         self._check_source(seen.source)
-        magnitude = self.views.magnitude_at(seen.request.position)
-        return self.views(seen.source.detach(), which=1, magnitude=magnitude)
+        size = None if seen.request.size is None else seen.image_size
+        return self.views(seen.source.detach(), which, self._magnitude(seen.request), size, seen.request.jitter)
+
+    def _magnitude(self, request: PassRequest) -> float:
+        own = request.magnitude
+        return self.views.magnitude_at(request.position) if own is None else own
 
     def watch_collapse(self, embeddings: Tensor) -> None:
         """Note how far apart the normalised ``embeddings`` ``(B, D)`` are.
@@ -279,9 +298,11 @@ class TwoView(Objective):
         weighted = [pair.weight * self.scale * loss for pair, loss in zip(compared.pairs, losses, strict=True)]
         return torch.stack(weighted).sum(dim=0) / sum(pair.weight for pair in compared.pairs)
 
-    def _first_view(self, images: Tensor, magnitude: float) -> Tensor:
-        self._check_source(images)
-        return self.views(images, 0, magnitude)
+    def _first_view(self, images: Tensor, seen: BackbonePass) -> Tensor:
+        if seen.request.choose is None:
+            return self.make_view(seen, 0)
+        view, seen.partner = seen.request.choose(self, seen)
+        return view
 
     def _check_source(self, images: Tensor) -> None:
         # Images may be leaves that want a gradient, but nothing has computed them.

@@ -8,6 +8,7 @@ count with their own operations, and the cost at any position of a training is k
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from mixplug.backbones import PassRequest, backbone_of, detach_backbones
 from mixplug.backbones.costs import counting_flops, encoder_flops
 from mixplug.objectives import Objective
 from mixplug.objectives.joint import ALPHA, joint_loss, phase_weights
-from mixplug.schedules.phases import Phase, PhasePlan, Position
+from mixplug.schedules.phases import Phase, PhasePlan, PhaseSpan, Position
 from mixplug.schedules.shapes import Schedule
 from mixplug.training.encoder_pass import Amendment, EncoderPass
 
@@ -53,7 +54,8 @@ class CostCounter:
         shape: Channels, height and width of an image.
         batch_size: Images of a step; what a loss compares within the batch grows with it.
         alpha: Weight of the self-supervised loss in MIX, in [0, 1].
-        amendments: Of the passes; see :class:`mixplug.EncoderPass`.
+        amendments: Of the passes; see :class:`mixplug.EncoderPass`. One that changes the cost of a step by stages says
+            in ``changes`` on which clock and when they begin: ``('ssl', [0.0, 0.5])``.
         backbone: Dotted name of the encoder inside of the model, if it must be named.
     """
 
@@ -106,14 +108,32 @@ class CostCounter:
 
     def of_phases(self, plan: PhasePlan, points: int = 12) -> dict[Phase, StepCost]:
         """The mean cost of a step in each phase of ``plan``, at ``points`` positions of those that change."""
-        return {span.phase: self._mean(plan, span.start, span.length, points) for span in plan.phases}
+        return {span.phase: self._mean_of(plan, span, points) for span in plan.phases}
 
     def of_run(self, plan: PhasePlan) -> float:
         """What ``plan`` costs: each image once in every unit of time, in forward passes of the plain encoder."""
         costs = self.of_phases(plan)
         return sum(span.length * costs[span.phase].passes for span in plan.phases)
 
-    def _mean(self, plan: PhasePlan, start: int, length: int, points: int) -> StepCost:
+    def _mean_of(self, plan: PhasePlan, span: PhaseSpan, points: int) -> StepCost:
+        ends = [span.start, *self._jumps(plan, span), span.stop]
+        pieces = list(itertools.pairwise(ends))
+        costs = [
+            self._mean(plan, start, end - start, max(3, round(points * (end - start) / span.length)))
+            for start, end in pieces
+        ]
+        total = sum(cost.flops * (end - start) for cost, (start, end) in zip(costs, pieces, strict=True))
+        return StepCost(total / span.length, self.encoder_flops, costs[0].roles)
+
+    def _jumps(self, plan: PhasePlan, span: PhaseSpan) -> list[float]:
+        """When amendments that say so change the cost of a step all at once, inside of ``span``."""
+        clocks = {"run": (0, plan.total), "ssl": (0, plan.e_ssl), "phase": (span.start, span.length)}
+        clocks["mix"] = next(((s.start, s.length) for s in plan.phases if s.phase is Phase.MIX), (0, 0))
+        told = (amendment.changes for amendment in self._passes.amendments if hasattr(amendment, "changes"))
+        times = {clocks[over][0] + time * clocks[over][1] for over, begins in told for time in begins}
+        return sorted(time for time in times if span.start < time < span.stop)
+
+    def _mean(self, plan: PhasePlan, start: float, length: float, points: int) -> StepCost:
         times = (start + length * (index + 0.5) / points for index in range(points))
         # What is drawn anew for each step differs from the second on.
         places = [plan.position(time, step=index) for index, time in enumerate(times)]

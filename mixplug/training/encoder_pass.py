@@ -8,10 +8,11 @@ loss, and *amendments* change the request by the pass's role:
 =========  ============================================================================  ============================
 role       which pass                                                                    who amends it
 =========  ============================================================================  ============================
-shared     the model's own                                                               token dropout, resolution
-query      a further pass with gradient                                                  the same
-key        one without gradient (a momentum encoder's, behind a stopped gradient)        resolution
+shared     the model's own                                                               token dropout, size
+query      a further pass with gradient                                                  token dropout
+key        one without gradient (a momentum encoder's, behind a stopped gradient)        patch scaling
 local      DINO's small crops                                                            nobody
+score      one without gradient, by which the step chooses its views                     who chooses
 =========  ============================================================================  ============================
 
 Two amendments that want the same of a pass, such as two choices of tokens, are refused by name, unless the later one
@@ -36,6 +37,9 @@ _SLOTS = {
     "select": "the tokens",
     "patch": "the size of the patches",
     "append": "further images",
+    "size": "the size of the images",
+    "choose": "the views",
+    "magnitude": "the views' magnitude",
 }
 
 

@@ -132,9 +132,10 @@ class ExactMicrobatches:
         self._parts, self._random, features = parts, [], []
         images, size = torch.cat(list(parts)), len(parts[0])
         # Views of the whole batch at once, which are those that it has where it is not divided.
-        shown = images if request.view is None else request.view(images)
-        views = shown.split(size)
-        self.requests = [request if request.view is None else _showing(request, view) for view in views]
+        whole = BackbonePass(request, passes.backbone, source=images, amend=passes.amend)
+        shown = whole.show(images, request.view)
+        as_they_are = request.view is None and request.size is None
+        self.requests = [request if as_they_are else _showing(request, view) for view in shown.split(size)]
         own = {id(buffer) for buffer in objective.buffers()}  # it may be a part of the model
         with _put_back([buffer for buffer in model.buffers() if id(buffer) not in own]):
             for index, part in enumerate(parts):
@@ -147,6 +148,7 @@ class ExactMicrobatches:
                 self._pass = CachedPass(
                     request, passes.backbone, images, shown, torch.cat(features), size, passes.amend
                 )
+                self._pass.partner = whole.partner
                 loss = objective(self._pass)
         self.loss = loss.detach()
         self._after = random_numbers(images.device)
@@ -219,7 +221,7 @@ def set_random_numbers(state: list[Tensor], device: torch.device) -> None:
 
 
 def _showing(request: PassRequest, view: Tensor) -> PassRequest:
-    return dataclasses.replace(request, view=lambda _: view)
+    return dataclasses.replace(request, view=lambda *_: view, size=None)
 
 
 @contextmanager

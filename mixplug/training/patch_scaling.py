@@ -50,7 +50,11 @@ class ScalePatches:
 
     def __call__(self, request: PassRequest) -> PassRequest:
         """``request`` with a size of patches."""
-        if request.role is Role.LOCAL or self.yields_to(request) or request.position.phase.value not in self.phases:
+        if (
+            request.role in (Role.LOCAL, Role.SCORE)
+            or self.yields_to(request)
+            or request.position.phase.value not in self.phases
+        ):
             return request
         size = self.size
         if isinstance(size, Shape):

@@ -257,12 +257,12 @@ class MixedView:
     clean: Tensor
     mixed: Mixed
 
-    def __init__(self, view: Callable[[Tensor], Tensor] | None, mix: Callable[[Tensor], Mixed]) -> None:
+    def __init__(self, view: Callable[[Tensor, BackbonePass], Tensor] | None, mix: Callable[[Tensor], Mixed]) -> None:
         self._view, self._mix = view, mix
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """The mixed view of ``images`` ``(B, C, H, W)``."""
-        self.clean = images if self._view is None else self._view(images)
+    def __call__(self, images: Tensor, seen: BackbonePass) -> Tensor:
+        """The mixed view of ``images`` ``(B, C, H, W)``, which ``seen`` is the pass of."""
+        self.clean = seen.show(images, self._view)
         self.mixed = self._mix(self.clean)
         return self.mixed.images
 

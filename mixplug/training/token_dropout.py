@@ -52,7 +52,7 @@ class DropTokens:
 
     def rate_of(self, request: PassRequest) -> float:
         """The share of patches that the pass loses, 0 where it is left alone."""
-        if request.role is Role.LOCAL or (request.role is Role.KEY and not self.keys):
+        if request.role in (Role.LOCAL, Role.SCORE) or (request.role is Role.KEY and not self.keys):
             return 0.0
         if self.yields_to(request):
             return 0.0

@@ -65,16 +65,19 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return images.float().div_(255).sub_(mean).div_(std)
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Images of ``size`` times ``size`` pixels: torchvision's ``Resize``, bilinear and antialiased, of float images.
+def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Images of another size: torchvision's ``Resize``, bilinear and antialiased, of float images.
 
     Args:
         images: ``(B, C, H, W)``, floats.
-        size: Height and width, at least 1.
+        size: Height and width, each at least 1, or one number for both.
     """
-    if images.shape[-2:] == (size, size):
+    size = (size, size) if isinstance(size, int) else size
+    if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    if images.device.type == "meta":  # where operations are counted there are no pixels
+        return images.new_empty(*images.shape[:2], *size)
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def resized_crop(images: Tensor, windows: Tensor, size: tuple[int, int], mirrored: Tensor | None = None) -> Tensor:

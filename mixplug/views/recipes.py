@@ -76,6 +76,22 @@ class ViewRecipe:
             solarise_p=magnitude * self.solarise_p,
         )
 
+    def jittered(self, strength: float) -> ViewRecipe:
+        """These settings with colour jitter of ``strength`` times its strengths, at least 0; hue stays within 0.5.
+
+        Raises:
+            TypeError: ``strength`` is not a number.
+            ValueError: it is below 0 or infinite.
+        """
+        check_real("jitter", strength, 0, math.inf, high_open=True)
+        brightness, contrast, saturation, hue = (strength * own for own in self.jitter)
+        return dataclasses.replace(self, jitter=(brightness, contrast, saturation, min(0.5, hue)))
+
+    def at_scale(self, scale: float) -> ViewRecipe:
+        """The same for views of ``scale`` times the images' size, above 0: a blur of as many pixels of the image."""
+        low, high = (scale * sigma for sigma in self.blur_sigma)
+        return dataclasses.replace(self, blur_sigma=(low, high))
+
     def local(self, scale: tuple[float, float]) -> ViewRecipe:
         """The same for small local crops of ``scale``, as DINO's: blurred at most every second time, not solarised."""
         return dataclasses.replace(self, crop_scale=scale, blur_p=min(self.blur_p, 0.5), solarise_p=0.0)

@@ -129,16 +129,29 @@ class Views(nn.Module):
         return value_at(self.magnitude, position, "ssl")
 
     @torch.jit.ignore
-    def forward(self, images: Tensor, which: int = 0, magnitude: float | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        which: int = 0,
+        magnitude: float | None = None,
+        size: tuple[int, int] | None = None,
+        jitter: float = 1.0,
+    ) -> Tensor:
         """One random view of each image.
+
+        A view of another ``size`` is cropped to it directly, and is in distribution what a view of the images' own size
+        becomes by resizing it: the crop is resized once, and the blur's standard deviation counts pixels of the images.
 
         Args:
             images: ``(B, C, H, W)``, of any float type, at least 2 pixels high and wide.
             which: View 0 or 1 of the recipe.
             magnitude: In [0, 1]; None for the one that these views were made with.
+            size: Height and width of the view, at least 2; None for the images'.
+            jitter: What the strengths of colour jitter are multiplied by on top, at least 0; see
+                :meth:`ViewRecipe.jittered`.
 
         Returns:
-            A new tensor of the images' shape, type and device, normalised as they are.
+            A new tensor of the images' type and device, ``(B, C, *size)``, normalised as they are.
 
         Raises:
             TypeError: ``images`` is not a tensor of floats, or a number has the wrong type.
@@ -147,10 +160,16 @@ class Views(nn.Module):
         """
         if which not in (0, 1):
             raise ValueError(f"which must be 0 or 1, the view of the recipe, got {which!r}")
-        return self._view(images, self.recipes[which], None, magnitude)
+        recipe = self.recipes[which].jittered(jitter)
+        if size is not None:
+            _check_images(images)
+            height, width = (check_int("a side of size", side, 2) for side in size)
+            size = height, width
+            recipe = recipe.at_scale(math.sqrt(height * width / math.prod(images.shape[-2:])))
+        return self._view(images, recipe, size, magnitude)
 
     @torch.jit.ignore
-    def local(self, images: Tensor, size: int, magnitude: float | None = None) -> Tensor:
+    def local(self, images: Tensor, size: int, magnitude: float | None = None, jitter: float = 1.0) -> Tensor:
         """One random crop of ``local_scale`` of each image, brought to ``size``: DINO's local views.
 
         The rest is as in view 0, but for a blur of at most every second image and no solarisation.
@@ -159,6 +178,7 @@ class Views(nn.Module):
             images: As for :meth:`forward`.
             size: Height and width of the result, at least 2.
             magnitude: As for :meth:`forward`; at 0 the whole image, resized.
+            jitter: As for :meth:`forward`.
 
         Returns:
             ``(B, C, size, size)``, of the images' type and device.
@@ -168,7 +188,7 @@ class Views(nn.Module):
             ValueError: as for :meth:`forward`, or ``size`` is below 2.
         """
         side = check_int("size", size, 2)
-        return self._view(images, self.recipes[0].local(self.local_scale), (side, side), magnitude)
+        return self._view(images, self.recipes[0].local(self.local_scale).jittered(jitter), (side, side), magnitude)
 
     @torch.no_grad()
     def _view(

@@ -23,8 +23,11 @@ class TwoViews(Objective):
     def augment(self, images):
         return images.flip(-1)
 
+    def first_view(self, images, seen):
+        return self.augment(images)
+
     def request(self, position):
-        return PassRequest(position, view=self.augment if position.phase is Phase.SSL else None)
+        return PassRequest(position, view=self.first_view if position.phase is Phase.SSL else None)
 
     def forward(self, seen):
         other = seen.encode(self.augment(seen.source))

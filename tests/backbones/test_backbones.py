@@ -99,7 +99,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
 def test_a_view_is_what_the_encoder_sees_instead():
     vit = tiny_vit().eval()
     x = images(2)
-    seen = backbone_of(vit).encode(x, PassRequest(Phase.SSL, view=lambda x: x.flip(-1)))
+    seen = backbone_of(vit).encode(x, PassRequest(Phase.SSL, view=lambda x, seen: x.flip(-1)))
     assert torch.equal(seen.images, x.flip(-1))
     assert seen.source is x
     assert torch.equal(seen.output, backbone_of(vit).encode(x.flip(-1)).output)

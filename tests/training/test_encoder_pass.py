@@ -18,7 +18,7 @@ def keep_half(request):
 
 
 def flipped(request):
-    return dataclasses.replace(request, view=lambda x: x.flip(-1))
+    return dataclasses.replace(request, view=lambda x, seen: x.flip(-1))
 
 
 def test_nobody_wants_anything_of_a_pass():
@@ -129,7 +129,7 @@ def test_a_momentum_encoder_sees_what_amendments_show_it():
     frozen = backbone.frozen_copy()
     x = images(3)
     plain = frozen(x)
-    shown = frozen(x, PassRequest(SSL, Role.KEY, view=lambda y: y.flip(-1)))
+    shown = frozen(x, PassRequest(SSL, Role.KEY, view=lambda y, seen: y.flip(-1)))
     assert torch.allclose(shown, frozen(x.flip(-1)))
     assert torch.equal(frozen(x), plain)
     assert not frozen._copied[0].attached
@@ -142,7 +142,7 @@ def test_passes_may_nest():
     passes = EncoderPass(backbone)
     scored = []
 
-    def hardest(x):
+    def hardest(x, seen):
         with torch.no_grad():
             scored.append(backbone.encode(x.flip(-1)).features)
         return x.flip(-1)

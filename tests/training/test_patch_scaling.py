@@ -111,7 +111,7 @@ def test_dropout_counts_on_the_coarse_grid():
 def test_by_role_and_phase():
     for role in Role:
         request = ScalePatches(4)(PassRequest(Position("ssl"), role))
-        assert (request.patch is not None) == (role != "local")
+        assert (request.patch is not None) == (role not in ("local", "score"))
     assert ScalePatches(4, phases=("sl",))(PassRequest(Position("ssl"))).patch is None
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from mixplug.checks import check_int
 from mixplug.lab.cli.options import Commands
 from mixplug.schedules.phases import Phase, PhasePlan
+from mixplug.schedules.resolution import ResolutionSchedule
 
 _MARKS = {Phase.SSL: "░", Phase.MIX: "▓", Phase.SL: "█"}
 
@@ -16,6 +18,13 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
     command.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
     command.add_argument("--rho", type=float, required=True, help="mix ratio in [0, 1]")
+    command.add_argument(
+        "--min-scale", type=float, help="SuperProgressiveLearning's, whose stages are shown for --size"
+    )
+    command.add_argument("--warmup", type=float, default=80 / 480, help="its share of self-supervised learning")
+    command.add_argument("--stages", type=int, default=6, help="its stages, the warm-up one of them")
+    command.add_argument("--size", type=int, default=224, help="side of the images in pixels")
+    command.add_argument("--step", type=int, default=32, help="stride of the network, or side of a patch, in pixels")
     return command
 
 
@@ -27,6 +36,12 @@ def run(options: argparse.Namespace) -> None:
     for span in plan.phases:
         print(f"  {span.phase.value.upper():3}  epochs {span.start + 1} to {span.stop} ({span.length})")
     print("  " + _bar(plan, 60))
+    if options.min_scale is not None:
+        schedule = ResolutionSchedule(options.min_scale, options.warmup, options.stages)
+        sizes = check_int("size", options.size, 1), check_int("step", options.step, 1)
+        for time, size in zip(schedule.times, schedule.sizes(*sizes), strict=True):
+            print(f"  {size:3} pixels from epoch {time * plan.e_ssl + 1:g} of self-supervised learning")
+        print(f"  {schedule.speedup(*sizes):.2f} times cheaper, where a step costs as its pixels do")
 
 
 def _bar(plan: PhasePlan, width: int) -> str:
