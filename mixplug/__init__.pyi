@@ -4,6 +4,7 @@ from .algorithms.auto_compression import AutoCompression as AutoCompression
 from .algorithms.compression import Compression as Compression
 from .algorithms.exact_resumption import ExactResumption as ExactResumption
 from .algorithms.fused_backbone_pass import FusedBackbonePass as FusedBackbonePass
+from .algorithms.hard_augment import HardAugment as HardAugment
 from .algorithms.joint_loss import JointLoss as JointLoss
 from .algorithms.mixtraining import MixTraining as MixTraining
 from .algorithms.mixup_ssl_data import MixupSSLData as MixupSSLData

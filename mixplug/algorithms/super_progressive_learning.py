@@ -93,10 +93,9 @@ class SuperProgressiveLearning(AmendingAlgorithm):
 
     def check(self, backbone: Backbone) -> None:
         """Refuse an encoder that takes images of one size alone; see the base class."""
-        embed: Any = getattr(backbone.model, "patch_embed", None)
-        if self.amendment.min_scale < 1 and getattr(embed, "strict_img_size", False) and embed.img_size is not None:
+        if self.amendment.min_scale < 1 and backbone.fixed_size is not None:
             raise ValueError(
-                f"SuperProgressiveLearning shows smaller images than {embed.img_size}, the one size that this "
+                f"SuperProgressiveLearning shows smaller images than {backbone.fixed_size}, the one size that this "
                 f"{type(backbone.model).__name__} takes; build it with dynamic_img_size=True (where it has none, "
                 f"strict_img_size=False), or use min_scale=1"
             )

@@ -260,6 +260,12 @@ class Backbone(ABC):
             self._stride = self._measured_stride()
         return self._stride
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The one size of images that the encoder takes; None if it takes several, or timm does not say."""
+        embed: Any = getattr(self.model, "patch_embed", None)
+        return getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
+
     def _measured_stride(self) -> int:
         watched, self._passes = self._passes, []
         try:

@@ -215,12 +215,10 @@ class DINO(MomentumTwoView):
     def _check_local_size(self, backbone: Backbone) -> None:
         if not self.local_crops:
             return
-        # Of most of timm's transformers; Swin's have no dynamic_img_size.
-        embed: Any = getattr(backbone.model, "patch_embed", None)
-        size = self.local_size
-        if getattr(embed, "strict_img_size", False) and embed.img_size not in (None, (size, size)):
+        size, fixed = self.local_size, backbone.fixed_size
+        if fixed not in (None, (size, size)):
             raise ValueError(
-                f"local_crops={self.local_crops} are smaller than {embed.img_size}, the one size that the model takes; "
+                f"local_crops={self.local_crops} are smaller than {fixed}, the one size that the model takes; "
                 f"build it with dynamic_img_size=True (where it has none, strict_img_size=False), or use local_crops=0"
             )
         if isinstance(backbone, ViTBackbone) and size is not None and any(size % side for side in backbone.patch_size):

@@ -71,7 +71,7 @@ def test_by_role():
     for role in Role:
         request = PassRequest(Position("ssl"), role)
         assert (kept_by(DropTokens(0.5), request) is not None) == (role in ("shared", "query"))
-        assert (kept_by(everywhere, request) is not None) == (role != "local")
+        assert (kept_by(everywhere, request) is not None) == (role not in ("local", "score"))
 
 
 def test_an_objective_that_hides_patches_itself_is_left_alone():
