@@ -49,7 +49,9 @@ class ResolutionSchedule:
     def times(self) -> list[float]:
         """When each stage begins, in [0, 1)."""
         rising = self.stages - 1
-        return [0.0, *(self.warmup + (1 - self.warmup) * stage / rising for stage in range(rising))]
+        begins = (self.warmup + (1 - self.warmup) * stage / rising for stage in range(rising))
+        # A step that stands at the boundary to the bit must not come before it by a sum's last digit.
+        return [0.0, *(math.floor(begin * 1e9) / 1e9 for begin in begins)]
 
     @property
     def scale(self) -> Steps:

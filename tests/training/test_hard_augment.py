@@ -73,7 +73,9 @@ def brute_force(objective, backbone, views, phase):
 
 @every
 @pytest.mark.parametrize("phase", ["ssl", "mix"])
-@pytest.mark.parametrize("options", [{}, {"symmetric": False}], ids=["", "one-sided"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"symmetric": False}, marks=pytest.mark.slow)], ids=["", "one-sided"]
+)
 def test_it_is_the_hardest_pair_of_all(name, phase, options):
     if options and name == "SimCLR":
         options = {"temperature": 0.1}  # it has no one-sided form
@@ -148,14 +150,12 @@ def test_gradients_go_through_the_chosen_pair_alone(name):
 
 @pytest.mark.parametrize("by", ["loss", "cosine"])
 @pytest.mark.parametrize("phase", ["ssl", "mix"])
-@every
+@pytest.mark.parametrize("name", ["SimSiam", "MoCoV2Plus"])
 def test_encoder_passes_are_counted(name, phase, by):
     momentum = name in MOMENTUM and by == "loss"
-    counter = CostCounter(tiny_vit(dynamic_img_size=True), OBJECTIVES[name](), (1, 8, 8), amendments=[])
-    plain = counter.at(Position(phase)).roles
-    counter = CostCounter(
-        tiny_vit(dynamic_img_size=True), OBJECTIVES[name](), (1, 8, 8), amendments=[ChooseHardest(4, 4, by)]
-    )
+    model = tiny_vit(dynamic_img_size=True)
+    plain = CostCounter(model, OBJECTIVES[name](), (1, 8, 8)).at(Position(phase)).roles
+    counter = CostCounter(model, OBJECTIVES[name](), (1, 8, 8), amendments=[ChooseHardest(4, 4, by)])
     # With a momentum encoder one view predicts in MIX, and the three others are predicted.
     scoring = (8 if phase == "ssl" else 4) if momentum else 4
     assert counter.at(Position(phase)).roles == {**plain, "score": scoring}
@@ -210,9 +210,18 @@ def test_the_small_size(select, sizes, amendments):
 PLAN = PhasePlan(4, 4, 0.5)
 
 
-@pytest.mark.parametrize("amendments", [(), (ScaleImages(0.5, 0, 3, phases=("ssl", "mix")),), (ScalePatches(4),)])
-@pytest.mark.parametrize("time", [0.5, 3.0])
-@pytest.mark.parametrize("name", ["SimSiam", "MoCoV3"])
+SMALLER = (ScaleImages(0.5, 0, 3, phases=("ssl", "mix")),)
+
+
+@pytest.mark.parametrize(
+    ("name", "time", "amendments"),
+    [
+        ("SimSiam", 0.5, ()),
+        ("MoCoV3", 0.5, SMALLER),
+        ("SimSiam", 3.0, SMALLER),
+        *(pytest.param("MoCoV3", time, (ScalePatches(4),), marks=pytest.mark.slow) for time in (0.5, 3.0)),
+    ],
+)
 def test_the_counted_cost_is_that_of_a_real_step(name, time, amendments):
     torch.manual_seed(0)
     # Wide enough that the views, whose crops are products too, do not matter beside it.
