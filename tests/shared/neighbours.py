@@ -25,8 +25,10 @@ from mixplug import (
     AutoCompression,
     Compression,
     CompressionSchedule,
+    HardAugment,
     MixTraining,
     PatchScaling,
+    SuperProgressiveLearning,
     TokenDropout,
 )
 
@@ -174,6 +176,10 @@ OWN = {
     "TokenDropout": Neighbour(NOTE, one(lambda: TokenDropout(0.5))),
     "PatchScaling": Neighbour(NOTE, one(lambda: PatchScaling(4))),
     "SDMP": Neighbour(NOTE, {"": SDMP, "labels": lambda: SDMP(labels=True)}),
+    "HardAugment": Neighbour(NOTE, one(lambda: HardAugment(3, 4))),
+    "SuperProgressiveLearning": Neighbour(
+        NOTE, one(lambda: SuperProgressiveLearning(0.5, phases=("ssl", "mix", "sl")))
+    ),
     "AutoCompression": Neighbour(NOTE, one(lambda: AutoCompression((0.5, 0.0), share=1.0, sub_batch=2))),
     "Compression": Neighbour(NOTE, one(lambda: Compression(CompressionSchedule({0: (0.5, 4), 0.5: (0.0, 2)})))),
 }

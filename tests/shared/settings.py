@@ -27,6 +27,7 @@ from mixplug import (
     CompressionSchedule,
     ExactResumption,
     FusedBackbonePass,
+    HardAugment,
     JointLoss,
     MixTraining,
     MixupSSLData,
@@ -35,6 +36,7 @@ from mixplug import (
     PatchScaling,
     PhaseSwitch,
     Ramp,
+    SuperProgressiveLearning,
     TokenDropout,
 )
 from mixplug.data.multi_task import MultiTaskLoader
@@ -59,6 +61,11 @@ def ssl_loader(count: int = 22, batch_size: int = 5, dtype: torch.dtype = torch.
 def classifier(**changes: Any) -> ComposerClassifier:
     """A tiny transformer as Composer trains it."""
     return ComposerClassifier(tiny_vit(**changes))
+
+
+def resizable_classifier() -> ComposerClassifier:
+    """A tiny transformer that takes images of several sizes."""
+    return classifier(dynamic_img_size=True)
 
 
 def convolutional_classifier() -> ComposerClassifier:
@@ -152,6 +159,27 @@ ROWS = [
             MixTraining(objective=OBJECTIVES["SimSiam"]()),
             Compression(CompressionSchedule({0: (0.5, 4), 0.5: (0.25, 2)})),
         ],
+    ),
+    Row(
+        "SuperProgressiveLearning",
+        lambda: [SuperProgressiveLearning(0.5, phases=("sl",))],
+        resizable_classifier,
+        slow_to_resume=True,
+    ),
+    Row(
+        "SuperProgressiveLearning and HardAugment",
+        lambda: [
+            SuperProgressiveLearning(0.5, phases=("ssl", "mix", "sl")),
+            HardAugment(3, 4, dropout=0.25),
+            MixTraining(objective=OBJECTIVES["MoCoV2Plus"]()),
+        ],
+        resizable_classifier,
+    ),
+    Row(
+        "HardAugment on a CNN",
+        lambda: [MixTraining(objective=OBJECTIVES["SimSiam"]()), HardAugment(3, 4, by="cosine")],
+        convolutional_classifier,
+        slow_to_resume=True,
     ),
     _two_view_row("MoCoV3", convolutional_classifier),
     _two_view_row("DINO", convolutional_classifier, local_crops=2),
