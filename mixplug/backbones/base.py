@@ -274,7 +274,7 @@ class Backbone(ABC):
             self._passes = watched
         copied.model.to("meta")
         copied.attach()
-        channels = next(p.shape[1] for p in copied.model.parameters() if p.ndim == 4)
+        channels = next((p.shape[1] for p in copied.model.parameters() if p.ndim == 4), 3)
         side = 256
         try:
             with torch.no_grad():
@@ -286,8 +286,8 @@ class Backbone(ABC):
         layers: Any = getattr(self.model, "feature_info", None)
         if not layers:
             raise ValueError(
-                f"{type(self.model).__name__} makes no map from which its stride could be told; give step=, the number "
-                f"of pixels that sizes of images shall be multiples of"
+                f"{type(self.model).__name__} makes no map from which its stride could be told, which sizes of images "
+                f"are multiples of; give SuperProgressiveLearning a step=, HardAugment a select_size="
             )
         return int(layers[-1]["reduction"])
 

@@ -24,6 +24,16 @@ def test_plan(capsys):
     assert lines[4] == "  " + "░" * 20 + "▓" * 20 + "█" * 20
 
 
+def test_plan_of_smaller_images(capsys):
+    assert main(["plan", "--ssl", "480", "--sl", "0", "--rho", "0", "--min-scale", "0.43"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3:5] == [
+        "  224 pixels from epoch 1 of self-supervised learning",
+        "   96 pixels from epoch 81 of self-supervised learning",
+    ]
+    assert lines[9] == "  1.60 times cheaper, where a step costs as its pixels do"
+
+
 def test_recipes(capsys):
     assert main(["recipes"]) == 0
     assert "digits: " in capsys.readouterr().out
@@ -48,6 +58,8 @@ def test_compare_and_train(capsys, tmp_path):
         ["plan", "--ssl", "100", "--sl", "100", "--rho", "1.5"],
         ["plan", "--ssl", "100", "--sl", "100", "--rho", "nan"],
         ["plan", "--ssl", "0", "--sl", "0", "--rho", "0.5"],
+        ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--min-scale", "0"],
+        ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--min-scale", "1", "--step", "0"],
         ["plan", "--ssl", "-1", "--sl", "100", "--rho", "0.5"],
         ["compare", "nowhere.yaml"],
         ["compare", "digitz"],
