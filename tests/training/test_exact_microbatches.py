@@ -10,7 +10,9 @@ from shared.two_view import OBJECTIVES, tiny_cnn
 from torch import nn
 
 from mixplug import MAE, PhasePlan, Training
+from mixplug.training.hard_augment import ChooseHardest
 from mixplug.training.side_by_side import SideBySide
+from mixplug.training.super_progressive_learning import ScaleImages
 from mixplug.training.token_dropout import DropTokens
 
 COUNT = 8
@@ -76,6 +78,24 @@ def test_all_is_as_with_the_whole_batch(name, phase, size):
     atol = 1e-7 if "local" in name else 1e-10
     torch.testing.assert_close(parts, whole, atol=atol, rtol=0)
     assert sum(gradient is not None and bool(gradient.any()) for gradient in whole["gradients"]) > 10
+
+
+@pytest.mark.parametrize("phase", ["ssl", "mix"])
+def test_views_are_chosen_and_images_are_smaller_as_in_the_whole_batch(phase):
+    results = [
+        train(
+            OBJECTIVES["MoCoV3"](),
+            phase,
+            size,
+            lambda: tiny_vit(dynamic_img_size=True),
+            [ChooseHardest(3, 4), ScaleImages(0.75, 0, 3, phases=("ssl", "mix"))],
+        )[0]
+        for size in (None, 3)
+    ]
+    assert torch.equal(results[0]["random"], results[1]["random"])
+    for one, other in zip(results[0]["gradients"], results[1]["gradients"], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-6)  # timm interpolates positions in float32
 
 
 def test_plain_microbatches_are_not():
