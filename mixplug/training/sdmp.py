@@ -246,7 +246,7 @@ class MixedView:
     """What the model's own pass is shown instead of a view: the view mixed within the batch.
 
     Args:
-        view: Of the images, None for the images themselves.
+        view: Of the images of a pass, None for the images themselves.
         mix: ``images -> Mixed``.
 
     Attributes:
@@ -261,7 +261,7 @@ class MixedView:
         self._view, self._mix = view, mix
 
     def __call__(self, images: Tensor, seen: BackbonePass) -> Tensor:
-        """The mixed view of ``images`` ``(B, C, H, W)``, which ``seen`` is the pass of."""
+        """The mixed view of ``images`` ``(B, C, H, W)``, at the size of the pass."""
         self.clean = seen.show(images, self._view)
         self.mixed = self._mix(self.clean)
         return self.mixed.images
