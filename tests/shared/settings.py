@@ -152,7 +152,11 @@ ROWS = [
         ],
         slow_to_resume=True,
     ),
-    Row("AutoCompression alone", lambda: [AutoCompression((0.5, 0.0), share=1.0, sub_batch=2, over="run")]),
+    Row(
+        "AutoCompression alone",
+        lambda: [AutoCompression((0.5, 0.0), share=1.0, sub_batch=2, over="run")],
+        slow_to_resume=True,
+    ),
     Row(
         "Compression",
         lambda: [
