@@ -15,14 +15,15 @@ What it does
 
 When to use which
     With few labels and many images without, side by side: pixel by pixel, self-supervised learning gets as few steps
-    in MIX as there are labels, and the classifier blurred images. The paper's way is for the paper's tables.
+    in MIX as there are labels, and the classifier blurred images. The paper's way is for the paper's tables. Beside
+    token dropout in SL neither was a gain on digits with 90 labels (``recipes/README.md``): measure it.
 
 On its own
     Without a PhaseSwitch each batch of the run is mixed, a regulariser with unlabelled images.
 
 Hyperparameters
     ``lam`` 0.5 (Li et al., section 2.2.2); ``mixing`` may be any function of the same shape. ``labelled_per_step`` a
-    quarter of the SSL data's batch; alpha ramped from 1 to 0 served side by side best (see ``recipes/README.md``).
+    quarter of the SSL data's batch. Side by side is used with alpha ramped from 1 to 0 in recipes.
 
 Caveats
     Partners come from their own random stream, a function of the seed and the epoch: they disturb neither the
