@@ -48,7 +48,11 @@ def distributed(workers=0):
 
 
 ORDERS = [shuffled, with_generator, with_samplers_generator, distributed]
-orders = pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.__name__)
+orders = pytest.mark.parametrize(
+    "order",
+    # A sampler's generator is kept as a loader's is.
+    [pytest.param(o, marks=[pytest.mark.slow] * (o is with_samplers_generator), id=o.__name__) for o in ORDERS],
+)
 masks = pytest.mark.parametrize("mask", [pytest.param("features", marks=pytest.mark.slow), "input"])
 datas = pytest.mark.parametrize("data", ["equal", "other"])
 

@@ -124,6 +124,7 @@ ROWS = [
     Row(
         "the parts alone",
         lambda: [JointLoss(0.5), FusedBackbonePass(), MixupSSLData(ssl_loader()), PhaseSwitch(0.5)],
+        slow_to_resume=True,
     ),
     *(_two_view_row(name) for name in OBJECTIVES),
     Row("PatchScaling", lambda: [PatchScaling([2, 4])]),
@@ -163,6 +164,7 @@ ROWS = [
             MixTraining(objective=OBJECTIVES["SimSiam"]()),
             Compression(CompressionSchedule({0: (0.5, 4), 0.5: (0.25, 2)})),
         ],
+        slow_to_resume=True,
     ),
     Row(
         "SuperProgressiveLearning",

@@ -298,8 +298,13 @@ def test_the_name_of_a_recipe(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    # Their heads are the papers' own, with millions of weights; small/two_view has the same methods with small ones.
-    [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("two_view/")) for name in shipped_recipes()],
+    # Those of the papers' sizes have variants with the same methods that are small.
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] * (f"small/{name}" in shipped_recipes() or name.startswith("two_view/"))
+        )
+        for name in shipped_recipes()
+    ],
 )
 def test_every_shipped_recipe_is_valid_documented_and_trains(name, monkeypatch):
     monkeypatch.setattr("mixplug.lab.runs.inputs.load_dataset", generated)
