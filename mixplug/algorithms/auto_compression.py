@@ -90,10 +90,6 @@ class AutoCompression(AmendingAlgorithm):
     ) -> None:
         self.amendment = CompressByError(rates, patches, share, stages, budget, sub_batch, over, phases)
 
-    def settings(self) -> dict[str, Any]:
-        """See the base class."""
-        return self.amendment.settings()
-
     def progress(self) -> dict[str, Any]:
         """See the base class."""
         return self.amendment.state_dict()
@@ -173,9 +169,6 @@ class AutoCompression(AmendingAlgorithm):
                 f"than {auto.share:g}, fewer rates and patches, or a longer run",
                 stacklevel=2,
             )
-
-    def __repr__(self) -> str:
-        return repr(self.amendment).replace("CompressByError", type(self).__name__)
 
 
 class _Gradients(StepGradients):

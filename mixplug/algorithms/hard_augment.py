@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
 
 from composer.core import State
 from composer.loggers import Logger
@@ -74,10 +73,6 @@ class HardAugment(AmendingAlgorithm):
     ) -> None:
         self.amendment = ChooseHardest(views, select_size, by, dropout, phases)
 
-    def settings(self) -> dict[str, Any]:
-        """See the base class."""
-        return self.amendment.settings()
-
     def check(self, backbone: Backbone) -> None:
         """Refuse an encoder that takes images of one size alone, or lacks the tokens to drop; see the base class."""
         if self.amendment.dropout:
@@ -100,6 +95,3 @@ class HardAugment(AmendingAlgorithm):
                 f"objective such as SimSiam(), or leave HardAugment out",
                 stacklevel=2,
             )
-
-    def __repr__(self) -> str:
-        return repr(self.amendment).replace("ChooseHardest", type(self).__name__)

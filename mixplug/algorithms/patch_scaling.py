@@ -58,6 +58,3 @@ class PatchScaling(AmendingAlgorithm):
         """See the base class; its patches must be square, too."""
         super().check(backbone)
         PatchScaler(backbone.model)  # type: ignore[arg-type]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(size={self.size!r}, phases={self.phases!r})"

@@ -96,10 +96,6 @@ class SDMP(AmendingAlgorithm):
             mixers, alpha, lam, patch, mixer_weights, version, term_weights, static, local_share, labels
         )
 
-    def settings(self) -> dict[str, Any]:
-        """See the base class."""
-        return self.amendment.settings()
-
     def wants(self, event: Event, state: State) -> bool:
         """See the base class."""
         return event is not Event.BEFORE_LOSS or self.amendment.mixes_labels
@@ -151,6 +147,3 @@ class SDMP(AmendingAlgorithm):
         """Mix the labels as the images were."""
         outputs: Any = state.outputs
         state.batch_set_item(1, self.amendment.mix_labels(state.batch_get_item(1), outputs.shape[-1]))
-
-    def __repr__(self) -> str:
-        return repr(self.amendment).replace("MixViews", type(self).__name__)

@@ -37,7 +37,6 @@ Interacts with
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from composer.core import State
 from composer.loggers import Logger
@@ -87,10 +86,6 @@ class SuperProgressiveLearning(AmendingAlgorithm):
     ) -> None:
         self.amendment = ScaleImages(min_scale, warmup, stages, magnitude, scales, step, phases, over)
 
-    def settings(self) -> dict[str, Any]:
-        """See the base class."""
-        return self.amendment.settings()
-
     def check(self, backbone: Backbone) -> None:
         """Refuse an encoder that takes images of one size alone; see the base class."""
         if self.amendment.min_scale < 1 and backbone.fixed_size is not None:
@@ -111,6 +106,3 @@ class SuperProgressiveLearning(AmendingAlgorithm):
                 f"Views(magnitude={own!r}) both say how strong views are; leave the latter at 1, or give the former "
                 f"magnitude=None"
             )
-
-    def __repr__(self) -> str:
-        return repr(self.amendment).replace("ScaleImages", type(self).__name__)

@@ -63,6 +63,3 @@ class TokenDropout(AmendingAlgorithm):
     def settings(self) -> dict[str, Any]:
         """See the base class."""
         return {"rate": self.rate, "phases": self.phases, "keys": self.keys}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(rate={self.rate!r}, phases={self.phases!r}, keys={self.keys!r})"

@@ -92,11 +92,16 @@ class AmendingAlgorithm(PhasedAlgorithm):
 
     Attributes:
         amendment: The Composer-free half: a function ``request -> request`` that says by ``yields_to(request)`` which
-            passes it leaves as their objective wants them, and by ``phases`` in which it acts.
+            passes it leaves as their objective wants them, and by ``phases`` in which it acts. Its arguments are the
+            algorithm's, and so are its ``repr`` and, where the algorithm says none of its own, its ``settings()``.
     """
 
     stage = Stage.ENCODER
     amendment: Any
+
+    def settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return self.amendment.settings()
 
     def init(self, state: State, logger: Logger) -> None:
         """Amend the passes of this run."""
@@ -139,6 +144,9 @@ class AmendingAlgorithm(PhasedAlgorithm):
                 f"{name} acts in the others alone; phases=('sl',) says the same without this warning",
                 stacklevel=2,
             )
+
+    def __repr__(self) -> str:
+        return repr(self.amendment).replace(type(self.amendment).__name__, type(self).__name__, 1)
 
 
 def phases_of(state: State) -> list[Phase]:
