@@ -94,24 +94,23 @@ class RunCost:
         return {phase: cost.passes for phase, cost in costs.items()}
 
     def of(self, plan: PhasePlan) -> float:
-        """What ``plan`` costs."""
+        """What ``plan`` costs; with AutoCompression what it did cost, or would if the strategy it begins with stays."""
         passes = self.passes
         if self._auto is not None:
-            amendment = self._auto.amendment
-            passes = {**passes, **{Phase(phase): amendment.mean_cost for phase in amendment.phases}}
+            auto = self._auto.amendment
+            begun = {phase: passes.get(phase, 0.0) * (1 + auto.share) for phase in map(Phase, auto.phases)}
+            passes = {**passes, **{phase: auto.mean_cost if auto.images else begun[phase] for phase in begun}}
         return sum(span.length * passes[span.phase] for span in plan.phases)
 
     def plan_of(self, max_cost: float, plan: PhasePlan) -> PhasePlan:
         """The longest plan of ``plan``'s proportions that costs at most ``max_cost``.
 
+        What AutoCompression chooses is known when the run is over: it counts as if the strategy that it begins with
+        stayed, and as measuring all that it may. What it did cost stands in the table.
+
         Raises:
-            ValueError: the shortest one costs more, or the cost is known only when the run is over.
+            ValueError: the shortest one costs more.
         """
-        if self._auto is not None:
-            raise ValueError(
-                "max_cost needs a cost that is known before the run, and AutoCompression chooses in it: give durations "
-                "in place of max_cost, or Compression with a schedule"
-            )
         longest = max(plan.e_ssl, plan.e_sl)
 
         def scaled(units: int) -> PhasePlan:

@@ -41,8 +41,14 @@ def test_what_is_chosen_in_the_run_has_a_cost_when_it_is_over():
     assert auto.spent > 0
     assert result.cost == pytest.approx(result.lengths["sl"] * (auto.trained + auto.spent) / auto.images)
     assert 0.5 * plain < result.cost < plain
-    with pytest.raises(ValueError, match="AutoCompression chooses in it"):
-        experiment("auto", AUTO, "max_cost=20")
+
+
+def test_at_a_cost_what_is_chosen_in_the_run_counts_as_it_begins():
+    dropout = DROPOUT.replace("0.5", "0.75")
+    measured, fixed = (experiment(method, AUTO, dropout, "max_cost=60") for method in ("auto", "drop"))
+    assert measured.cost is None
+    # It begins with the same dropout, and may spend 0.3 of what that costs on measuring.
+    assert measured.max_duration.value == pytest.approx(fixed.max_duration.value / 1.3, abs=1)
 
 
 def test_a_schedule_of_compression_has_a_cost():
