@@ -19,6 +19,7 @@ from .algorithms.probes import OnlineKNN as OnlineKNN
 from .algorithms.sdmp import SDMP as SDMP
 from .algorithms.super_progressive_learning import SuperProgressiveLearning as SuperProgressiveLearning
 from .algorithms.token_dropout import TokenDropout as TokenDropout
+from .algorithms.trainer.contract import position_of as position_of
 from .algorithms.trainer.passes import encoder_pass_of as encoder_pass_of
 from .backbones.base import Backbone as Backbone
 from .backbones.base import BackbonePass as BackbonePass
@@ -53,6 +54,7 @@ from .schedules.shapes import Points as Points
 from .schedules.shapes import Polynomial as Polynomial
 from .schedules.shapes import Ramp as Ramp
 from .schedules.shapes import Steps as Steps
+from .training.decay_groups import decay_groups as decay_groups
 from .training.encoder_pass import EncoderPass as EncoderPass
 from .training.gradient_error import Strategy as Strategy
 from .training.gradient_error import gradient_error as gradient_error

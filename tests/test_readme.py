@@ -21,6 +21,7 @@ from shared.readmes import READMES, ROOT, block, blocks, run
 from shared.settings import classifier, logged, trainer
 from shared.tiny import images, labels, loader, tiny_vit
 from shared.two_view import tiny_cnn, views
+from torch.utils.data import DataLoader, TensorDataset
 
 import mixplug
 from mixplug import MixTraining
@@ -43,6 +44,10 @@ ALGORITHMS, TRAINING, BACKBONES = (f"mixplug/{room}/README.md" for room in ("alg
 def colour_images(count: int, classes: int = 10, batch_size: int = 2) -> ImageLoader:
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     return ImageLoader(pixels, torch.arange(count) % classes, batch_size, (0.5,) * 3, (0.5,) * 3, shuffle=True)
+
+
+def still_images() -> DataLoader:
+    return DataLoader(TensorDataset(images(24, 3, 32, 32), labels(24)), batch_size=24)
 
 
 def for_a_trainer() -> dict[str, Any]:
@@ -134,7 +139,11 @@ EXAMPLES = [
     Example(
         OBJECTIVES,
         "small_image_stem",
-        lambda: {**for_a_trainer(), "train": colour_images(8, 8, 4)},
+        lambda: {
+            **for_a_trainer(),
+            "train": colour_images(8, 8, 4),
+            **dict.fromkeys(("labelled", "test"), still_images()),
+        },
         {'"150ep"': '"3ep"', '"resnet18"': '"resnet18", channels=(8, 8, 8, 16)'},
         went_through_all_phases,
     ),

@@ -424,7 +424,9 @@ def _like(more: Tensor, images: Tensor) -> Tensor:
 class FrozenEncoder(nn.Module):
     """A copy of an encoder with its pooling, without its classifier: ``(B, C, H, W) -> (B, D)``, no gradient.
 
-    Momentum encoders are such copies. It is in training mode when the objective is: batch statistics are its own.
+    Momentum encoders are such copies. Its BatchNorm layers are in training mode when the objective is, for batch
+    statistics are its own; everything else is in evaluation mode: nothing is dropped, no dropout, no layer (as DINO's
+    teacher has none, Caron et al., 2021, though its student does).
 
     Args:
         backbone: The adapter of the encoder to copy.
@@ -442,6 +444,16 @@ class FrozenEncoder(nn.Module):
             backbone.attach()
         self.model = copied.model.requires_grad_(False)
         self._copied = [copied]  # in a list, for it is no module
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Put its BatchNorm layers into training mode, or evaluation mode, and everything else into the latter."""
+        super().train(False)
+        self.training = mode
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode)
+        return self
 
     @torch.no_grad()
     def forward(self, images: Tensor, request: PassRequest | None = None) -> Tensor:

@@ -183,6 +183,7 @@ class DINO(MomentumTwoView):
 
     def before_step(self) -> None:
         """See the base class."""
+        super().before_step()
         self._sum, self._count = None, 0
 
     def after_backward(self, position: Position) -> None:
@@ -196,7 +197,7 @@ class DINO(MomentumTwoView):
         if self._sum is not None:
             total = summed(torch.cat([self._sum, self._sum.new_tensor([self._count])]))
             self.center.lerp_((total[:-1] / total[-1]).to(self.center), 1 - self.center_momentum)
-        self.before_step()
+        self._sum, self._count = None, 0
 
     def _assign(self, logits: Tensor, temperature: float) -> Tensor:
         return ((to_float32(logits) - to_float32(self.center)) / temperature).softmax(dim=-1)

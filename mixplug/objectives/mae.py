@@ -29,7 +29,8 @@ Caveats
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -147,8 +148,11 @@ class MAE(Objective):
         self.encoder_norm = nn.Identity() if backbone.normalised else nn.LayerNorm(backbone.embed_dim, eps=1e-6)
         self.embed = nn.Linear(backbone.embed_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(self.decoder_depth)))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # He et al.'s; timm's default differs by version
+        self.blocks = nn.Sequential(
+            *(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(self.decoder_depth))
+        )
+        self.norm = norm(dim)
         self.predict = nn.Linear(dim, rows * columns * backbone.in_chans)
         self.apply(_init_weights)
         nn.init.normal_(self.mask_token, std=0.02)

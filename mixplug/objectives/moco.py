@@ -3,8 +3,8 @@
 What it does
     InfoNCE, ``-log(exp(q.k+ / t) / (exp(q.k+ / t) + sum exp(q.k- / t)))``, of normalised queries q of the encoder and
     keys k of the momentum encoder. MoCo v2+ takes its negatives from a queue of earlier keys (He et al., 2020, Eq. 1;
-    Chen et al., 2020), symmetrised as in solo-learn and with the cosine of the momentum; MoCo v3 from the batch, with
-    a predictor behind the projector and the loss times 2t (Chen et al., 2021, algorithm 1).
+    Chen et al., 2020), symmetrised, with one queue for the keys of both views and the cosine of the momentum; MoCo v3
+    from the batch, with a predictor behind the projector and the loss times 2t (Chen et al., 2021, algorithm 1).
 
 When to use it
     MoCoV3 with vision transformers, or where batches are large; MoCoV2Plus with convolutional networks and small
@@ -12,7 +12,9 @@ When to use it
 
 Hyperparameters
     v2: queue 65536, temperature 0.2, projector 2048 and 128 wide, momentum 0.999 in the paper, which keeps it constant.
-    v3: temperature 0.2, projector of three and predictor of two layers, 4096 and 256 wide, momentum 0.99 (section 4).
+    v3: temperature 0.2, 4096 and 256 wide, momentum 0.99 (section 4). ``heads='vit'``: a projector of three and a
+    predictor of two layers, each with a last BatchNorm without scale and shift; ``'resnet'``: a projector of two, and a
+    predictor without last BatchNorm (both as in the authors' code).
     With some thousand images the queue must be shorter than the data, or an image is its own negative.
 
 Caveats
@@ -22,10 +24,13 @@ Caveats
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixplug.checks import check_choice
 from mixplug.data.processes import gathered
 from mixplug.objectives.heads import MLPHead
 from mixplug.objectives.momentum import MomentumTwoView
@@ -92,6 +97,7 @@ class MoCoV2Plus(MomentumTwoView):
 
     def before_step(self) -> None:
         """See the base class."""
+        super().before_step()
         self._keys = {}
 
     def after_step(self, position: Position) -> None:
@@ -100,7 +106,7 @@ class MoCoV2Plus(MomentumTwoView):
         # View by view, so that neither microbatches nor processes change the order.
         for view in sorted(self._keys):
             enqueue(self.queue, self.oldest, gathered(torch.cat(self._keys[view])))
-        self.before_step()
+        self._keys = {}
 
 
 class MoCoV3(MomentumTwoView):
@@ -113,6 +119,8 @@ class MoCoV3(MomentumTwoView):
         temperature: Temperature t, above 0.
         momentum: Where the momentum starts, in [0, 1], on its way to 1 by half a cosine; or a schedule.
         symmetric: Whether both views are queries in the SSL phase.
+        heads: 'vit' or 'resnet', as the authors build them for either; 'affine' is 'vit' with scale and shift in the
+            last BatchNorms, as lightly and mixplug's first checkpoints have it.
 
     Raises:
         TypeError: an option has the wrong type.
@@ -120,7 +128,8 @@ class MoCoV3(MomentumTwoView):
     """
 
     within_batch = "its negatives and the statistics of its heads' BatchNorm"
-    settings = (*MomentumTwoView.settings, "hidden_dim", "out_dim", "temperature")
+    settings = (*MomentumTwoView.settings, "hidden_dim", "out_dim", "temperature", "heads")
+    earlier_defaults: ClassVar[dict[str, Any]] = {"heads": "affine"}
 
     def __init__(
         self,
@@ -130,18 +139,23 @@ class MoCoV3(MomentumTwoView):
         temperature: float = 0.2,
         momentum: Schedule = 0.99,
         symmetric: bool = True,
+        heads: str = "vit",
     ) -> None:
         super().__init__(views, symmetric, momentum)
         check_sizes(hidden_dim=hidden_dim, out_dim=out_dim)
         self.hidden_dim, self.out_dim = hidden_dim, out_dim
+        self.heads = check_choice("heads", heads, ("vit", "resnet", "affine"))
         self.temperature = check_temperature("temperature", temperature)
         # Both orders of the views, times 2t each.
         self.scale = 2 * (2 * temperature)
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = MLPHead([width, self.hidden_dim, self.hidden_dim, self.out_dim], last_norm="affine")
-        self.predictor = MLPHead([self.out_dim, self.hidden_dim, self.out_dim], last_norm="affine")
+        norm = "affine" if self.heads == "affine" else "plain"
+        hidden = [self.hidden_dim] * (1 if self.heads == "resnet" else 2)
+        self.projector = MLPHead([width, *hidden, self.out_dim], last_norm=norm)
+        last = None if self.heads == "resnet" else norm
+        self.predictor = MLPHead([self.out_dim, self.hidden_dim, self.out_dim], last_norm=last)
 
     def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:
         """InfoNCE, at least 0; algorithm 1 multiplies it by 2t. See the base class."""

@@ -33,6 +33,8 @@ class MomentumTwoView(TwoView):
     """
 
     settings = (*TwoView.settings, "momentum")
+    #: Whether a step has begun, and whether there was a pass of none since the last one.
+    _in_step = _passed = False
 
     def __init__(self, views: str | Views, symmetric: bool, momentum: Schedule) -> None:
         super().__init__(views, symmetric)
@@ -73,8 +75,30 @@ class MomentumTwoView(TwoView):
             for slow, fast in self._followed():
                 slow.copy_(fast)
 
+    def before_step(self) -> None:
+        """See the base class."""
+        self._in_step = True
+
+    def forward(self, seen: BackbonePass) -> Tensor:
+        """See the base class.
+
+        Raises:
+            RuntimeError: it is the second pass to learn from without a step: the momentum encoder would stand still.
+        """
+        if not self._in_step and torch.is_grad_enabled():
+            if self._passed:
+                raise RuntimeError(
+                    f"a second forward pass of {type(self).__name__} came without a step since the first, so its "
+                    f"momentum encoder does not follow: train within `with training.step(time, optimizer)` of "
+                    f"mixplug.Training, or call before_step(), after_backward(position) and after_step(position) "
+                    f"around each step; to look at a loss alone, use torch.no_grad()"
+                )
+            self._passed = True
+        return super().forward(seen)
+
     def after_step(self, position: Position) -> None:
         """Let the momentum encoder follow."""
+        self._in_step = self._passed = False
         slow, fast = (list(tensors) for tensors in zip(*self._followed_parameters(), strict=True))
         get_ema_multi_avg_fn(self.momentum_at(position))(slow, fast, None)
 

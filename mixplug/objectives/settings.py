@@ -37,7 +37,8 @@ def differences(name: str, saved: Any, value: Any) -> Iterator[str]:
     Args:
         name: What the setting is called.
         saved: What :func:`describe` gave, of this version or an earlier one: an argument that it does not have counts
-            as its default, for there was no such argument when it was saved.
+            as its default, for there was no such argument when it was saved, or as what the class's
+            ``earlier_defaults`` say that it was then.
         value: Today's.
 
     Yields:
@@ -45,7 +46,7 @@ def differences(name: str, saved: Any, value: Any) -> Iterator[str]:
     """
     now = describe(value)
     if _is_object(saved) and _is_object(now) and saved["name"] == now["name"]:
-        defaults = defaults_of(type(value))
+        defaults = {**defaults_of(type(value)), **getattr(type(value), "earlier_defaults", {})}
         for key, argument in _arguments(value).items():
             then = saved[key] if key in saved else describe(defaults.get(key))
             yield from differences(f"{name}.{key}", then, argument)

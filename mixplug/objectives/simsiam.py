@@ -9,13 +9,14 @@ When to use it
 
 Hyperparameters
     A projector 2048 wide and a predictor with a bottleneck of 512 (section 3). On CIFAR-10 the paper trains ResNet-18
-    for 800 epochs with SGD at 0.03 * batch / 256 (appendix D).
+    with ``projector_layers=2`` for 800 epochs with SGD at 0.03 * batch / 256 (appendix D).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from mixplug.checks import check_int
 from mixplug.objectives.heads import MLPHead
 from mixplug.objectives.pairs import negative_cosine
 from mixplug.objectives.two_view import TwoView, check_sizes
@@ -30,6 +31,7 @@ class SimSiam(TwoView):
         hidden_dim: Width of the projector's hidden layers.
         out_dim: Width of projections and predictions.
         bottleneck_dim: Width of the predictor's hidden layer.
+        projector_layers: Of the projector, at least 2.
         symmetric: Whether both views predict each other; with False the other view needs no gradient.
 
     Raises:
@@ -38,7 +40,7 @@ class SimSiam(TwoView):
     """
 
     within_batch = "the statistics of its head's BatchNorm"
-    settings = (*TwoView.settings, "hidden_dim", "out_dim", "bottleneck_dim")
+    settings = (*TwoView.settings, "hidden_dim", "out_dim", "bottleneck_dim", "projector_layers")
 
     def __init__(
         self,
@@ -47,14 +49,17 @@ class SimSiam(TwoView):
         out_dim: int = 2048,
         bottleneck_dim: int = 512,
         symmetric: bool = True,
+        projector_layers: int = 3,
     ) -> None:
         super().__init__(views, symmetric)
         check_sizes(hidden_dim=hidden_dim, out_dim=out_dim, bottleneck_dim=bottleneck_dim)
         self.hidden_dim, self.out_dim, self.bottleneck_dim = hidden_dim, out_dim, bottleneck_dim
+        self.projector_layers = check_int("projector_layers", projector_layers, 2)
 
     def make_heads(self, width: int) -> None:
         """See the base class."""
-        self.projector = MLPHead([width, self.hidden_dim, self.hidden_dim, self.out_dim], last_norm="plain")
+        hidden = [self.hidden_dim] * (self.projector_layers - 1)
+        self.projector = MLPHead([width, *hidden, self.out_dim], last_norm="plain")
         self.predictor = MLPHead([self.out_dim, self.bottleneck_dim, self.out_dim])
 
     def pair_loss(self, predictions: Tensor, targets: Tensor, soft_targets: Tensor | None = None) -> Tensor:

@@ -59,7 +59,7 @@ def ramps_in_parts():
 
 def mocov3(**changes):
     """What the run of mocov3.pt.xz was, in its SSL phase."""
-    return [MixTraining(objective=OBJECTIVES["MoCoV3"](**changes))]
+    return [MixTraining(objective=OBJECTIVES["MoCoV3"](**{"heads": "affine", **changes}))]
 
 
 def unpacked(name, folder):
@@ -122,6 +122,7 @@ def test_it_goes_on_bit_for_bit(name, make, tmp_path):
         ),
         ("ramps", ramps(objective=OBJECTIVES["MoCoV3"]()), r"objective was MAE\(.*\) and is MoCoV3"),
         ("mocov3", mocov3(momentum=0.5), "objective.momentum was 0.9 and is 0.5"),
+        ("mocov3", mocov3(heads="vit"), "objective.heads was affine and is vit"),
         ("mocov3", mocov3(symmetric=False), "objective.symmetric was True and is False"),
         ("mocov3", [MixTraining(objective=MoCoV3(Views("mocov3", mean=0.5, std=0.1), **SMALL, momentum=0.9))], VIEWS),
     ],

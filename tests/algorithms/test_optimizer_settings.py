@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from composer import Trainer
 from composer.core import Callback
+from composer.optim import DecoupledSGDW
 from shared.settings import classifier, trainer
 from shared.tiny import loader
 
-from mixplug import MAE, MixTraining, OptimizerSettings
+from mixplug import MAE, MixTraining, OptimizerSettings, TokenDropout, decay_groups
 
 
 class Recorder(Callback):
@@ -133,3 +136,27 @@ def test_without_phases_the_run_is_one_mix_phase():
     settings = OptimizerSettings({"mix": {"weight_decay": 0.15}, "sl": {"weight_decay": 0.3}})
     trainer(algorithms=[settings], callbacks=[decays]).fit()
     assert decays.seen == [0.15] * 18
+
+
+@pytest.mark.parametrize("algorithm", [MixTraining, lambda: TokenDropout(0.5)])
+def test_the_optimizer_that_composer_falls_back_to_is_warned_of(algorithm):
+    options = {"model": classifier(), "train_dataloader": loader(), "max_duration": "2ep", "progress_bar": False}
+    with pytest.warns(UserWarning, match=r"DecoupledSGDW\(lr=0.1\), which Composer takes .* give it one, such as"):
+        Trainer(**options, algorithms=[algorithm()])
+    parameters = options["model"].parameters()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Trainer(**options, algorithms=[algorithm()], optimizers=DecoupledSGDW(parameters, lr=0.1, momentum=0.9))
+    assert not [w for w in caught if "DecoupledSGDW" in str(w.message)]
+
+
+def test_the_head_joins_the_groups_by_the_same_rule():
+    model = classifier()
+    optimizer = torch.optim.AdamW(decay_groups(model), lr=1e-3, weight_decay=0.1)
+    made = trainer(model, [MixTraining()], optimizer=lambda parameters, **_: optimizer)
+    exempt, decayed = made.state.optimizers[0].param_groups
+    assert (exempt["weight_decay"], decayed["weight_decay"]) == (0.0, 0.1)
+    head = dict(made.state.model.ssl_objective.named_parameters())
+    of_exempt, of_decayed = ({id(p) for p in group["params"]} for group in (exempt, decayed))
+    assert {name for name, p in head.items() if id(p) in of_exempt} == {n for n, p in head.items() if p.ndim <= 1}
+    assert {name for name, p in head.items() if id(p) in of_decayed} == {n for n, p in head.items() if p.ndim > 1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from lightly.models.modules import heads
@@ -9,7 +11,7 @@ from shared.tiny import images, tiny_vit
 from shared.two_view import OBJECTIVES
 from torch import nn
 
-from mixplug import backbone_of
+from mixplug import MoCoV3, SimSiam, backbone_of
 from mixplug.objectives.heads import PrototypeHead
 
 # What tests/shared/two_view.py makes of features 16 wide.
@@ -36,7 +38,7 @@ def reset(*modules):
 
 @pytest.mark.parametrize("name", LIGHTLYS)
 def test_heads_are_lightlys(name):
-    objective = OBJECTIVES[name]()
+    objective = OBJECTIVES[name](**({"heads": "affine"} if name == "MoCoV3" else {}))
     torch.manual_seed(3)
     objective.make_heads(16)
     ours = [getattr(objective, head) for head in ("projector", "predictor") if hasattr(objective, head)]
@@ -48,6 +50,43 @@ def test_heads_are_lightlys(name):
         x = images(6, expected["layers.0.weight"].shape[1])
         torch.testing.assert_close(mine(x), theirs(x), rtol=1e-6, atol=1e-6)
         assert [type(layer) for layer in mine.layers] == [type(layer) for layer in theirs.layers]
+
+
+def authors_head(widths, last_norm):
+    """``_build_mlp`` of MoCo v3's authors."""
+    layers = []
+    for index, (width, out) in enumerate(pairwise(widths)):
+        layers.append(nn.Linear(width, out, bias=False))
+        if index < len(widths) - 2:
+            layers += [nn.BatchNorm1d(out), nn.ReLU()]
+        elif last_norm:
+            layers.append(nn.BatchNorm1d(out, affine=False))
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("heads", "projector", "predictor"),
+    [("vit", ([16, 12, 12, 8], True), ([8, 12, 8], True)), ("resnet", ([16, 12, 8], True), ([8, 12, 8], False))],
+)
+def test_heads_of_mocov3_are_its_authors(heads, projector, predictor):
+    objective = MoCoV3(hidden_dim=12, out_dim=8, heads=heads)
+    objective.make_heads(16)
+    for head, (widths, last_norm) in ((objective.projector, projector), (objective.predictor, predictor)):
+        theirs = authors_head(widths, last_norm)
+        # Theirs have no bias anywhere; ours has one where no norm follows.
+        own = {name: value for name, value in head.layers.state_dict().items() if name in theirs.state_dict()}
+        theirs.load_state_dict(own)
+        x = images(6, widths[0])
+        offset = 0 if last_norm else head.layers[-1].bias
+        torch.testing.assert_close(head(x), theirs(x) + offset)
+        assert [type(layer) for layer in head.layers] == [type(layer) for layer in theirs]
+
+
+def test_the_projector_of_simsiam_has_as_many_layers_as_asked():
+    for layers in (2, 3):
+        objective = SimSiam(hidden_dim=12, out_dim=8, projector_layers=layers)
+        objective.make_heads(16)
+        assert sum(isinstance(layer, nn.Linear) for layer in objective.projector.layers) == layers
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -138,6 +138,42 @@ def test_the_classifiers_images_are_a_view_in_the_mix_phase_only(name, kind):
 
 
 @with_momentum
+def test_a_momentum_encoder_cannot_stand_still_unnoticed(name):
+    model, backbone, objective = built(name)
+
+    def a_pass():
+        with backbone.watch(objective.request(Phase.SSL)) as seen:
+            model(images(4))
+        return objective(seen)
+
+    a_pass()
+    with torch.no_grad():
+        a_pass()
+    with pytest.raises(RuntimeError, match=f"a second forward pass of {name} came without a step"):
+        a_pass()
+    objective.after_step(Position(Phase.SSL))
+    a_pass()
+    objective.before_step()
+    for _ in range(2):  # microbatches
+        a_pass()
+
+
+@with_momentum
+def test_a_momentum_encoder_drops_nothing(name):
+    model = tiny_vit(drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5, proj_drop_rate=0.5)
+    objective = OBJECTIVES[name]().build(backbone_of(model)).train()
+    copied, x = objective.momentum_encoder, images(4)
+    assert copied.training
+    assert torch.equal(copied(x), copied(x))
+    assert not torch.equal(model(x), model(x))
+    resnet = OBJECTIVES[name]().build(backbone_of(tiny_cnn())).train().momentum_encoder
+    norms = [m for m in resnet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(norm.training for norm in norms)
+    assert not any(norm.training for norm in resnet.eval().modules())
+
+
+@with_momentum
 @phases
 def test_no_gradient_reaches_the_momentum_encoder(name, phase):
     model, backbone, objective = built(name)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from composer.core import Algorithm, Event, State, TimeUnit
 from composer.loggers import Logger
 
+from mixplug.algorithms.trainer.optimizers import warn_of_fallback
 from mixplug.objectives.settings import describe
 from mixplug.schedules.phases import Phase, Position
 
@@ -95,6 +96,7 @@ class PhasedAlgorithm(Algorithm):
         """Handle ``event``."""
         if event is Event.INIT:
             _refuse_duplicates(state)
+            warn_of_fallback(state.optimizers)
             self.join(state)
         if event is Event.FIT_START and (self._run is None or self._run() is not state):
             raise ValueError(
@@ -141,7 +143,15 @@ class Clock(PhasedAlgorithm):
 
 
 def position_of(state: State) -> Position:
-    """Where the run is; without a clock, such as a PhaseSwitch, the whole run is one MIX phase."""
+    """Where the run is: its phase, and the progress in it and in the run, for an Algorithm or a Callback of one's own.
+
+    Args:
+        state: A Trainer's, during ``fit``. Without MixTraining or a PhaseSwitch the whole run is one MIX phase.
+
+    Example:
+        >>> position_of(state).phase  # doctest: +SKIP
+        <Phase.SSL: 'ssl'>
+    """
     clock = find(state, Clock)  # type: ignore[type-abstract]
     if clock is not None:
         return clock.position(state)

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from composer.optim import DecoupledSGDW
 from torch import nn
 from torch.optim import Adagrad, Optimizer
+
+
+def warn_of_fallback(optimizers: Iterable[Optimizer]) -> None:
+    """Warn of the optimizer that Composer takes where a Trainer is given none: few models learn with it."""
+    for optimizer in optimizers:
+        # Whoever asks for just this one is warned too: they cannot be told apart.
+        default = {"lr": 0.1, "momentum": 0, "weight_decay": 0, "nesterov": False}
+        if type(optimizer) is DecoupledSGDW and {name: optimizer.defaults[name] for name in default} == default:
+            warnings.warn(
+                "this run trains with DecoupledSGDW(lr=0.1), which Composer takes where a Trainer is given no "
+                "optimizers=, and with which a vision transformer hardly learns; give it one, such as "
+                "optimizers=torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)",
+                stacklevel=2,
+            )
 
 
 def add_to_groups(optimizer: Optimizer, new: Iterable[nn.Parameter], known: Iterable[nn.Parameter]) -> None:

@@ -13,6 +13,8 @@ Maskings (``mask``)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,8 +51,11 @@ class PlainMAE(nn.Module):
         self.encoder_norm = nn.LayerNorm(dim, eps=1e-6) if unnormed else nn.Identity()
         self.embed = nn.Linear(dim, dim)
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-        self.blocks = nn.Sequential(*(Block(dim, vit.blocks[0].attn.num_heads, qkv_bias=True) for _ in range(depth)))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.Sequential(
+            *(Block(dim, vit.blocks[0].attn.num_heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        )
+        self.norm = norm(dim)
         self.predict = nn.Linear(dim, self.patch_size[0] * self.patch_size[1] * vit.patch_embed.proj.in_channels)
         for module in self.modules():
             if isinstance(module, nn.Linear):

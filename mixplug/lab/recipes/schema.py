@@ -108,6 +108,8 @@ class Recipe:
         tasks: Several labelled data sets by name, each the settings in which it differs from ``data``; empty for one.
         model: The model.
         optimizer: An optimizer by name.
+        decay: What the optimizer's weight decay holds for: 'all' parameters, or 'weights' alone, without biases, norms
+            and position embeddings (:func:`mixplug.decay_groups`).
         scheduler: A learning-rate schedule by name, or none. Of a PhaseScheduler a method without phases takes
             the SL part.
         algorithms: Algorithms by name that every method uses.
@@ -134,6 +136,7 @@ class Recipe:
     tasks: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: dict[str, Any] = field(default_factory=lambda: {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}})
+    decay: str = "all"
     scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
     algorithms: list[Any] = field(default_factory=list)
     methods: dict[str, MethodConfig] = field(default_factory=dict)
@@ -163,6 +166,7 @@ class Recipe:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
         if self.max_cost is not None:
             check_real("max_cost", self.max_cost, 0, float("inf"), low_open=True, high_open=True)
+        check_choice("decay", self.decay, ("all", "weights"))
         for probe in self.probes:
             check_choice("probes: the probe", probe, PROBES)
         if self.ssl_data is not None and self.ssl_data.same:

@@ -17,7 +17,7 @@ from composer.optim import ComposerScheduler
 from composer.utils import get_device
 from torchmetrics import MetricCollection
 
-from mixplug import FusedBackbonePass, PhaseSwitch
+from mixplug import FusedBackbonePass, PhaseSwitch, decay_groups
 from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
 from mixplug.algorithms.phase_scheduler import PhaseScheduler
 from mixplug.algorithms.trainer.contract import find, find_in
@@ -264,7 +264,8 @@ def make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch
     own = recipe.methods[method].optimizer
     where = "optimizer" if own is None else f"methods.{method}.optimizer"
     spec = recipe.optimizer if own is None else own
-    return build(spec, torch.optim.Optimizer, where, params=model.parameters())
+    params = decay_groups(model) if recipe.decay == "weights" else model.parameters()
+    return build(spec, torch.optim.Optimizer, where, params=params)
 
 
 def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -> ComposerScheduler | None:

@@ -17,6 +17,13 @@ from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.results import RunResult
 from mixplug.objectives import Reconstruction
 
+_LATER: dict[str, dict[str, Any]] = {
+    "": {"max_cost": None, "probes": [], "decay": "all"},
+    "data": {"labels": None, "per_class": None},
+    "ssl_data": {"same": False},
+}
+"""Settings that came later, by section, and what they were before."""
+
 
 def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     """All that a run depends on beside its seed, as JSON gives it back."""
@@ -24,13 +31,12 @@ def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     own = {key: value for key, value in plain["methods"][method].items() if key != "label" and value is not None}
     for key in ("description", "seeds", "first_seed", "methods", "expect"):
         plain.pop(key)
-    for key in ("max_cost", "probes"):
-        if not plain[key]:  # as in folders from before there was a choice
-            plain.pop(key)
-    for section, defaults in (("data", {"labels": None, "per_class": None}), ("ssl_data", {"same": False})):
+    # As in folders from before there was a choice.
+    for section, defaults in _LATER.items():
+        options = plain[section] if section else plain
         for key, default in defaults.items():
-            if plain[section] is not None and plain[section].get(key) == default:
-                plain[section].pop(key, None)
+            if options is not None and options.get(key) == default:
+                options.pop(key, None)
     return json.loads(json.dumps({**plain, "method": own}))
 
 

@@ -1,0 +1,30 @@
+"""An experiment's parts as its recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mixplug.lab.recipes.schema import load_recipe
+from mixplug.lab.runs.experiment import Experiment
+from mixplug.lab.runs.files import settings_of
+
+TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
+
+
+@pytest.mark.parametrize(("decay", "groups"), [("all", 1), ("weights", 2)])
+def test_weight_decay_holds_for_what_the_recipe_says(decay, groups):
+    recipe = load_recipe(TINY, [f"decay={decay}"])
+    made = Experiment(recipe, "mix", 0)
+    made.trainer.close()
+    (optimizer,) = made.trainer.state.optimizers
+    assert len(optimizer.param_groups) == groups
+    exempt = [p for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]]
+    assert bool(exempt) is (decay == "weights")
+    assert ("decay" in settings_of(recipe, "mix")) is (decay == "weights")
+
+
+def test_another_decay_is_refused():
+    with pytest.raises(ValueError, match=r"decay must be one of .*got 'norms'"):
+        load_recipe(TINY, ["decay=norms"])
