@@ -351,9 +351,13 @@ class Backbone(ABC):
             raise RuntimeError(f"{type(self).__name__}.stop() without a start()")
         seen = self._passes.pop()
         if seen.runs != 1:
+            compiled = (
+                ". If torch.compile has compiled the model, and it ran before mixplug knew of it, call "
+                "torch.compiler.reset() first, or leave compiling to Composer's compile_config"
+            )
             raise RuntimeError(
                 f"the model ran its backbone {seen.runs} times in one forward pass; MixTraining needs exactly one "
-                f"pass that both heads share (Li et al., Fig. 3)"
+                f"pass that both heads share (Li et al., Fig. 3){'' if seen.runs else compiled}"
             )
         return seen
 

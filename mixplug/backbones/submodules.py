@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mixplug.backbones.base import Backbone
+from mixplug.backbones.calls import call_with_images, features_among, first_images, images_among
 
 
 class SubmoduleBackbone(Backbone):
     """Adapter for a module that takes images ``(B, C, H, W)`` and gives features.
 
-    Features are ``(B, D)``, a map ``(B, D, H, W)`` or tokens ``(B, N, D)``; the latter two are averaged.
+    Features are ``(B, D)``, a map ``(B, D, H, W)`` or tokens ``(B, N, D)``; the latter two are averaged. Images may
+    come by any argument, and features in any structure; see :mod:`mixplug.backbones.calls`.
 
     Args:
         model: The submodule.
@@ -42,7 +44,7 @@ class SubmoduleBackbone(Backbone):
         if other is not None:
             other.detach()
         self._hooks = [
-            self.model.register_forward_pre_hook(self._before),
+            self.model.register_forward_pre_hook(self._before, with_kwargs=True),
             self.model.register_forward_hook(self._after),
         ]
 
@@ -69,18 +71,32 @@ class SubmoduleBackbone(Backbone):
 
     def features_of(self, images: Tensor) -> Tensor:
         """See the base class."""
-        return self.pool(self.model(images))
+        return self.pool(self._features(call_with_images(self.model, images)))
 
     def _run(self, images: Tensor) -> None:
-        self.model(images)
+        call_with_images(self.model, images)
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _features(self, output: Any) -> Tensor:
+        return features_among(output, self.num_features, f"backbone={self.name!r}")
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         seen = self._begun()
-        return None if seen is None else (self._enter(seen, args[0]), *args[1:])
+        if seen is None:
+            return None
+        place, images = images_among(args, options, f"backbone={self.name!r}")
+        shown = self._enter(seen, images)
+        if isinstance(place, str):
+            return args, {**options, place: shown}
+        return (*args[:place], shown, *args[place + 1 :]), options
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         seen = self._watching()
-        return None if seen is None else self._leave(seen, output)
+        if seen is None:
+            return None
+        self._leave(seen, self._features(output))
+        return None if seen.appended is None else first_images(output, seen.own, len(seen.images))
 
 
 def adapter_of(model: nn.Module) -> SubmoduleBackbone | None:

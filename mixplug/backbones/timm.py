@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mixplug.backbones.base import Backbone
+from mixplug.backbones.calls import images_among
 
 
 class TimmBackbone(Backbone):
@@ -72,13 +73,18 @@ class TimmBackbone(Backbone):
     def _run(self, images: Tensor) -> None:
         self._forward_features(images)
 
-    def _forward_features(self, images: Tensor, *args: Any, **options: Any) -> Any:
+    def _forward_features(self, *args: Any, **options: Any) -> Any:
         original = type(self.model).forward_features  # type: ignore[attr-defined]
         seen = self._begun()
         if seen is None:
-            return original(self.model, images, *args, **options)
-        output = original(self.model, self._enter(seen, images), *args, **options)
-        return self._leave(seen, output)
+            return original(self.model, *args, **options)
+        place, images = images_among(args, options, f"{type(self.model).__name__}.forward_features")
+        shown = self._enter(seen, images)
+        if isinstance(place, str):
+            options[place] = shown
+        else:
+            args = (*args[:place], shown, *args[place + 1 :])
+        return self._leave(seen, original(self.model, *args, **options))
 
 
 def is_timm_model(module: nn.Module) -> bool:
