@@ -28,10 +28,10 @@ Hyperparameters
 Caveats
     Partners come from their own random stream, a function of the seed and the epoch: they disturb neither the
     order of the labelled data nor anything else random. Both data sets must give normalised images of one
-    shape. While the SSL phase passes over unlabelled data, zeros of the labels' shape and type (class 0, where no
-    labelled sample can be looked at) stand in for the labels that the model's ``loss`` asks for; that loss weighs
-    nothing and is logged as NaN, and training accuracy says nothing. SelectiveBackprop, which would choose images
-    by it, is refused unless it starts after the SSL phase. Side by side, the labelled images of an epoch are a function
+    shape. While the SSL phase passes over unlabelled data the model's ``loss`` does not run, and is logged as NaN; nor
+    do training metrics. Batches have zeros of the labels' shape and type (class 0, where no labelled sample can be
+    looked at) for algorithms that change labels. SelectiveBackprop, which would choose images by a loss, is refused
+    unless it starts after the SSL phase. Side by side, the labelled images of an epoch are a function
     of the seed and the epoch, and each microbatch gets its share of the unlabelled ones; ProgressiveResizing resizes
     the labelled ones, and the others are resized likewise.
 
@@ -51,10 +51,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from composer.core import Event, State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torchmetrics import Metric
 
 from mixplug.algorithms.mixup_ssl_data_checks import check_schedules, check_shards, check_ssl_data
 from mixplug.algorithms.phase_switch import PhaseSwitch
@@ -120,6 +123,8 @@ class MixupSSLData(PhasedAlgorithm):
         self._subset: int = -1
         self._partners: PartnerStream | None = None
         self._same_data = False
+        self._train_metrics: dict[str, Metric] | None = None
+        self._without_loss: nn.Module | None = None
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -157,6 +162,10 @@ class MixupSSLData(PhasedAlgorithm):
         """See the base class."""
         if event in (Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD):
             return self._unlabelled is not None
+        if event is Event.BEFORE_LOSS:
+            return self._has_no_labels(state)
+        if event is Event.BEFORE_BACKWARD:
+            return self._without_loss is not None
         return event is not Event.AFTER_DATALOADER or self.active
 
     def init(self, state: State, logger: Logger) -> None:
@@ -167,6 +176,9 @@ class MixupSSLData(PhasedAlgorithm):
             check_shards(self.ssl_dataloader.loader)
         if self.side_by_side:
             encoder_pass_of(state).add(self._side)
+
+    def _has_no_labels(self, state: State) -> bool:
+        return self.active and position_of(state).phase is Phase.SSL
 
     def epoch_length(self, state: State, phase: Phase) -> int | None:
         """Batches of an epoch of ``phase``, None if its data has no length."""
@@ -185,6 +197,7 @@ class MixupSSLData(PhasedAlgorithm):
         """Remember the labelled data; a run resumed in mid-epoch gets no EPOCH_START, so choose the data here."""
         if self.ssl_dataloader is None:
             return
+        self._put_loss_back()
         self._same_data = state.dataloader is self.ssl_dataloader.loader  # g(D_ssl, D_sl) = D_sl
         if self._same_data:
             return
@@ -217,6 +230,7 @@ class MixupSSLData(PhasedAlgorithm):
         if not self.active:
             return
         phase = position_of(state).phase
+        self._set_train_metrics(state)
         if phase in self._over_ssl_data:
             data = self._batches if phase is Phase.MIX else self.ssl_dataloader
             assert data is not None
@@ -232,6 +246,9 @@ class MixupSSLData(PhasedAlgorithm):
     def fit_end(self, state: State, logger: Logger) -> None:
         """Leave the labelled data, for whatever comes next."""
         self._unlabelled = self._side.images = None
+        self._put_loss_back()
+        if self._train_metrics is not None:
+            state.train_metrics, self._train_metrics = self._train_metrics, None
         if self.active and state.dataloader is not self._sl_dataloader:
             state.set_dataloader(self._sl_dataloader, self._sl_label, -1)
             if self._sl_length is not None:
@@ -274,6 +291,30 @@ class MixupSSLData(PhasedAlgorithm):
         self._labelled_done += len(images_of(state.batch, "a labelled batch"))
         first, last = (len(self._unlabelled) * done // self._labelled_of_step for done in (begun, self._labelled_done))
         self._side.images = self._unlabelled[first:last] if last > first else None
+
+    def before_loss(self, state: State, logger: Logger) -> None:
+        """Leave the supervised loss out where there are no labels: none that stands for one suits every loss."""
+        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        zero = torch.zeros((), device=images_of(state.batch).device)
+        model.loss = lambda *_: zero
+        self._without_loss = model
+
+    def before_backward(self, state: State, logger: Logger) -> None:
+        """Put the supervised loss back, which MixUp and the like have asked for again by now."""
+        self._put_loss_back()
+
+    def _put_loss_back(self) -> None:
+        if self._without_loss is not None:
+            vars(self._without_loss).pop("loss", None)
+            self._without_loss = None
+
+    def _set_train_metrics(self, state: State) -> None:
+        """Have no training metric read what stands for labels."""
+        if self._has_no_labels(state):
+            if state.train_metrics:
+                self._train_metrics, state.train_metrics = state.train_metrics, {}
+        elif self._train_metrics is not None:
+            state.train_metrics, self._train_metrics = self._train_metrics, None
 
     def _end_epoch_at_switch(self, state: State) -> None:
         """With phases in batches, end the pass over the SSL data where the phase ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sized
 from typing import Any
 
@@ -32,16 +33,16 @@ def shape_of(loader: Any, whose: str = "an SSL batch") -> tuple[int, ...] | None
 
     Looks at one sample of a map-style data set, with random numbers of its own.
     """
-    sample = _batch_of_one(loader)
+    sample = _batch_of_two(loader)
     return None if sample is None else tuple(images_of(sample, whose).shape[1:])
 
 
 def blank_label_of(loader: Any) -> Any:
     """Zeros of the shape and type of one label of ``loader``; class 0 if that takes a pass to learn.
 
-    A loss for several labels at once (floats, one for each class) or for dense ones cannot take a class.
+    No supervised loss reads it, but Composer's algorithms change labels before it.
     """
-    sample = _batch_of_one(loader)
+    sample = _batch_of_two(loader)
     if isinstance(sample, (tuple, list)) and len(sample) > 1:
         parts, structure = tree_flatten(sample[1])
         if parts and all(isinstance(part, Tensor) and part.ndim for part in parts):
@@ -49,7 +50,8 @@ def blank_label_of(loader: Any) -> Any:
     return torch.zeros((), dtype=torch.long)
 
 
-def _batch_of_one(loader: Any) -> Any:
+def _batch_of_two(loader: Any) -> Any:
+    """A batch of one sample twice: timm's Mixup in a collate function wants an even number."""
     if isinstance(loader, (list, tuple)) and loader:
         return loader[0]
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -58,7 +60,8 @@ def _batch_of_one(loader: Any) -> Any:
         return None
     with OwnRandomness(0).in_force():
         collate = loader.collate_fn or default_collate
-        return collate([loader.dataset[0]])
+        sample = loader.dataset[0]
+        return collate([sample, copy.deepcopy(sample)])
 
 
 def length_of(loader: Any) -> int | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ from composer.optim import ConstantScheduler, CosineAnnealingScheduler
 from composer.utils import dist
 from shared.settings import classifier, logged, ssl_loader, trainer
 from shared.tiny import images, labels, loader, tiny_vit
+from timm.data import Mixup
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
 from torchmetrics import MetricCollection
 
@@ -383,3 +385,58 @@ def test_labelled_batches_without_images_are_named():
     data = Batched([{"image": images(8), "label": labels(8)}])
     with pytest.raises(TypeError, match=r"a batch of the train_dataloader must be a tensor of images .* got dict"):
         run([MixTraining(ssl_dataloader=ssl_loader())], train_dataloader=data)
+
+
+class Strict(ComposerClassifier):
+    """Its loss knows a label when it sees one, and so does its metric."""
+
+    def loss(self, outputs, batch, *args, **options):
+        targets = batch[1]
+        assert targets.dtype == torch.float32
+        assert targets.sum(dim=-1) == pytest.approx(1)
+        return torch.nn.functional.cross_entropy(outputs, targets)
+
+    def update_metric(self, batch, outputs, metric):
+        metric.update(outputs, batch[1].argmax(dim=-1))
+        assert (batch[1].sum(dim=-1) > 0.5).all()
+
+
+def timm_mixup(samples):
+    """timm's Mixup in the collate function, which takes batches of even size."""
+    x, y = (torch.stack(parts) for parts in zip(*samples, strict=True))
+    return Mixup(num_classes=10, prob=1.0, label_smoothing=0.1)(x, y)
+
+
+@pytest.mark.parametrize("options", [{}, {"mixing": "side_by_side", "labelled_per_step": 2}])
+def test_no_supervised_loss_runs_over_other_data(options):
+    model = Strict(tiny_vit(), num_classes=10)
+    labelled = DataLoader(TensorDataset(images(20), labels(20)), batch_size=4, collate_fn=timm_mixup)
+    made = trainer(
+        model, [MixTraining(ssl_dataloader=ssl_loader(), **options)], train_dataloader=labelled, max_duration="3ep"
+    )
+    made.fit()
+    ssl, sl = (logged(made, f"loss/train/{name}") for name in ("ssl", "sl"))
+    in_ssl = [phase == 0 for phase in logged(made, "mixtraining/phase")]
+    assert [math.isnan(loss) for loss in sl] == in_ssl
+    assert all(math.isfinite(loss) for loss, now in zip(ssl, in_ssl, strict=True) if now)
+    assert "loss" not in vars(model)
+    accuracies = made.logger.destinations[0].data["metrics/train/MulticlassAccuracy"]
+    first = sum(in_ssl)
+    assert first > 0
+    assert {time.batch.value for time, _ in accuracies} == set(range(first, len(in_ssl) + 1))
+    assert set(made.state.train_metrics) == {"MulticlassAccuracy"}
+
+
+def test_the_loss_is_back_after_a_run_that_was_stopped_in_it():
+    model = classifier()
+    made = trainer(model, [MixTraining(ssl_dataloader=ssl_loader())], callbacks=[StopAtLoss()])
+    with pytest.raises(KeyboardInterrupt):
+        made.fit()
+    made.state.callbacks.clear()
+    made.fit()
+    assert "loss" not in vars(model)
+
+
+class StopAtLoss(Callback):
+    def after_loss(self, state, logger):
+        raise KeyboardInterrupt
