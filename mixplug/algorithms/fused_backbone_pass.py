@@ -41,6 +41,7 @@ from torch.utils._pytree import tree_flatten
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.trainer.contract import find, position_of
+from mixplug.algorithms.trainer.last_batches import check_batches_of_one
 from mixplug.algorithms.trainer.neighbours import (
     head_holder,
     hide_head_from_freezing,
@@ -164,10 +165,23 @@ class FusedBackbonePass(WatchedPass):
         # Lists for every step: to walk through all modules takes longer than what is done with them.
         self._head = list(self._attached.parameters())
         self._supervised_only = supervised_only(state.model, passes.backbone, self._head)
+        self._check_last_batches(state)
         if state.timestamp.batch == 0:
             self._attached.begin()
         for optimizer in state.optimizers:
             create_missing_state(optimizer)
+
+    def _check_last_batches(self, state: State) -> None:
+        assert self._attached is not None
+        encoder = self.encoder_pass(state).backbone.model
+        data = find(state, MixupSSLData)
+        if data is not None and data.active and data.ssl_dataloader is not None:
+            check_batches_of_one(state, data.ssl_dataloader.loader, "ssl_dataloader", self._attached, encoder)
+            loader = data.labelled_dataloader
+        else:
+            loader = state.dataloader
+        if data is None or not data.side_by_side:
+            check_batches_of_one(state, loader, "train_dataloader", self._attached, encoder)
 
     def before_train_batch(self, state: State, logger: Logger) -> None:
         """A step begins, perhaps again: in smaller microbatches, or at SAM's second point."""

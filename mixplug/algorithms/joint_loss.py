@@ -21,11 +21,15 @@ from typing import Any
 
 from composer.core import State
 from composer.loggers import Logger
+from torch import Tensor
 
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
 from mixplug.objectives.joint import ALPHA, LossWeights, joint_loss, phase_weights
 from mixplug.schedules.phases import Position
 from mixplug.schedules.shapes import Schedule, check_schedule
+
+IGNORED = -100
+"""The class that torch's losses leave out."""
 
 
 class JointLoss(PhasedAlgorithm):
@@ -51,6 +55,7 @@ class JointLoss(PhasedAlgorithm):
         self._batch = ""
         self._weights = self._now = LossWeights(1.0, 1.0)
         self._at: Position | None = None
+        self._labels: list[Any] = []
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -65,6 +70,7 @@ class JointLoss(PhasedAlgorithm):
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Log the weights."""
+        self._labels = []
         weights = self._weights = self.weights(state)
         time = state.timestamp
         self._batch = f"batch {time.batch.value} (epoch {time.epoch.value}, {position_of(state).phase} phase)"
@@ -77,6 +83,8 @@ class JointLoss(PhasedAlgorithm):
                 "JointLoss found no 'ssl' and 'sl' in the loss: add FusedBackbonePass, or let the model's loss() "
                 f"return {{'ssl': ..., 'sl': ...}}; it returned {type(state.loss).__name__}"
             )
+        batch = state.batch
+        self._labels.append(batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None)
         state.loss = {**state.loss, "total": joint_loss(state.loss["ssl"], state.loss["sl"], self.weights(state))}
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -87,7 +95,14 @@ class JointLoss(PhasedAlgorithm):
         # A phase's missing term is logged as NaN.
         unused = {name for name, weight in self._weights._asdict().items() if weight == 0}
         terms = [name for name, value in losses.items() if name not in {"total", *unused} and not math.isfinite(value)]
+        ignored = "sl" in terms and any(_all_ignored(labels) for labels in self._labels)
         values = ", ".join(f"{name} = {value}" for name, value in losses.items() if name not in unused)
+        if ignored:
+            raise FloatingPointError(
+                f"the sl loss of {self._batch} is not a number because all labels of it, or of a microbatch, are "
+                f"{IGNORED}, which torch's cross entropy ignores: leave images without a label out of the "
+                f"train_dataloader, or give them as ssl_dataloader"
+            )
         raise FloatingPointError(
             f"the {' and the '.join(terms or ['total'])} loss of {self._batch} is not finite: {values}. Go on from an "
             f"earlier checkpoint (the last one's weights may be spoilt already) with a lower learning rate, gradient "
@@ -96,6 +111,12 @@ class JointLoss(PhasedAlgorithm):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(alpha={self.alpha!r}, stop_on_nan={self.stop_on_nan!r})"
+
+
+def _all_ignored(labels: Any) -> bool:
+    """Whether ``labels`` are classes, of which every one is ignored."""
+    classes = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.numel() > 0
+    return classes and bool((labels == IGNORED).all())
 
 
 def weights_of(state: State) -> LossWeights:

@@ -177,6 +177,11 @@ class MixupSSLData(PhasedAlgorithm):
         if self.side_by_side:
             encoder_pass_of(state).add(self._side)
 
+    @property
+    def labelled_dataloader(self) -> Any:
+        """The labelled data, from FIT_START on."""
+        return self._sl_dataloader
+
     def _has_no_labels(self, state: State) -> bool:
         return self.active and position_of(state).phase is Phase.SSL
 

@@ -149,6 +149,7 @@ def knn_accuracy(
             f"k={k} neighbours of {len(train_labels)} training images: k must be at most as many; use a smaller k or "
             f"more training images"
         )
+    train_labels, test_labels = train_labels.long(), test_labels.long()
     known = F.normalize(train_features, dim=1)
     classes = int(train_labels.max()) + 1
     right = 0
@@ -207,7 +208,10 @@ def linear_probe_accuracy(
             f"all {len(train_labels)} training images are of class {int(train_labels[0])}; a linear probe needs images "
             f"of at least two classes"
         )
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=max_iter))
+    # The penalty is 1 / (c * N) of scikit-learn's mean loss: where it is weak, its default tolerance of the gradient
+    # ends far from the optimum, and says nothing.
+    tolerance = min(1e-4, 1e-2 / (c * len(train_labels)))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=max_iter, tol=tolerance))
     x, y, test_x, test_y = (
         part.detach().cpu().double().numpy() if part.is_floating_point() else part.cpu().numpy()
         for part in (train_features, train_labels, test_features, test_labels)

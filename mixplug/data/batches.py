@@ -70,3 +70,15 @@ def length_of(loader: Any) -> int | None:
         return len(loader) if isinstance(loader, Sized) else None
     except (TypeError, NotImplementedError):
         return None
+
+
+def sizes_of(loader: Any) -> tuple[int, int, int] | None:
+    """Images of a whole batch, of the last one and of a pass in this process, or None if the loader does not say."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
+        return None
+    try:
+        count = len(loader.sampler)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+    size = loader.batch_size
+    return size, size if loader.drop_last or not count % size else count % size, count

@@ -36,6 +36,7 @@ class Pipeline:
         seed: Of order and augmentation.
         device: Where images that are kept in memory lie; None for the CPU.
         workers: Processes that read images that are files.
+        drop_last: Leave out what fills no batch.
 
     Raises:
         TypeError: an attribute has the wrong type.
@@ -52,6 +53,7 @@ class Pipeline:
     seed: int = 0
     device: torch.device | str | None = None
     workers: int = 0
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         check_int("batch_size", self.batch_size, 1)
@@ -109,6 +111,7 @@ class MemoryImages:
             shuffle=p.shuffle,
             crop_padding=p.crop_padding,
             flip=p.flip,
+            drop_last=p.drop_last,
             device=p.device,
             seed=p.seed,
         )
@@ -182,9 +185,11 @@ class FileImages:
         dataset = _Transformed(self, pipeline.for_channels(self.shape[0]))
         rank, processes = rank_and_processes()
         # A sampler seeded by epoch: the order does not depend on how much randomness training uses.
-        sampler: Any = DistributedSampler(dataset, processes, rank, shuffle=pipeline.shuffle, seed=pipeline.seed)
+        last = pipeline.drop_last
+        sampler: Any = DistributedSampler(dataset, processes, rank, pipeline.shuffle, pipeline.seed, drop_last=last)
         # New workers for each pass: those that stay go on with random numbers that no checkpoint holds.
-        return DataLoader(dataset, pipeline.batch_size, sampler=sampler, num_workers=pipeline.workers)
+        size, workers = pipeline.batch_size, pipeline.workers
+        return DataLoader(dataset, size, sampler=sampler, num_workers=workers, drop_last=last)
 
 
 class _Transformed(Dataset):

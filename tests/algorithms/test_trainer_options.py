@@ -9,12 +9,22 @@ import time
 import pytest
 import torch
 from composer.core import Callback, Evaluator, Event
-from shared.settings import classifier, logged, trainer, weights
+from composer.models import ComposerClassifier
+from shared.settings import classifier, logged, ssl_loader, trainer, weights
 from shared.tiny import images, labels, loader, tiny_vit
+from shared.two_view import OBJECTIVES
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics import MetricCollection
 
 from mixplug import MAE, FusedBackbonePass, JointLoss, MixTraining
+from mixplug.algorithms.trainer.last_batches import check_batches_of_one
+
+
+class IterableImages(IterableDataset):
+    def __iter__(self):
+        return iter(zip(images(9), labels(9), strict=True))
+
 
 SAMPLE = ((images(4), labels(4)), {})
 
@@ -281,3 +291,63 @@ def test_batches_of_one_image():
     made = trainer(algorithms=mixtraining(), train_dataloader=data, max_duration="3ep")
     made.fit()
     assert made.state.timestamp.batch == 12
+
+
+def of_size(count, batch_size, **options):
+    return DataLoader(TensorDataset(images(count), labels(count)), batch_size=batch_size, **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "says"),
+    [
+        (
+            of_size(9, 4),
+            {},
+            r"the last batch \(9 images in batches of 4\) of the train_dataloader has .*SSL head",
+        ),
+        (of_size(3, 1), {}, "all batches of the train_dataloader have 1 image"),
+        (of_size(10, 5), {"device_train_microbatch_size": 2}, r"last microbatch of each batch \(5 images in microb"),
+    ],
+)
+def test_a_batch_of_one_image_is_refused_before_training_where_a_head_normalises(data, options, says):
+    made = trainer(algorithms=[MixTraining(objective=OBJECTIVES["MoCoV3"]())], train_dataloader=data, **options)
+    with pytest.raises(ValueError, match=f"{says}.*data.drop_last=true in recipes"):
+        made.fit()
+    assert made.state.timestamp.batch == 0
+
+
+def test_a_batch_of_one_of_the_ssl_data_is_refused_too():
+    algorithms = [MixTraining(objective=OBJECTIVES["SimSiam"](), ssl_dataloader=ssl_loader(21, 5))]
+    with pytest.raises(ValueError, match=r"21 images in batches of 5\) of the ssl_dataloader has 1 image"):
+        trainer(algorithms=algorithms).fit()
+
+
+@pytest.mark.parametrize(
+    "data", [of_size(9, 4, drop_last=True), of_size(8, 4), DataLoader(IterableImages(), batch_size=4)]
+)
+def test_other_batches_are_not_refused(data):
+    check_batches_of_one(trainer().state, data, "train_dataloader", nn.BatchNorm1d(2), nn.Linear(1, 1))
+
+
+def test_an_encoder_that_normalises_is_warned_of():
+    with pytest.warns(UserWarning, match="has 1 image, and BatchNorm in the encoder takes its statistics from it"):
+        check_batches_of_one(trainer().state, of_size(9, 4), "train_dataloader", nn.Linear(1, 1), nn.BatchNorm2d(2))
+    # A subset ends the epoch before the last batch.
+    made = trainer(train_dataloader=(data := of_size(9, 4)), train_subset_num_batches=2)
+    check_batches_of_one(made.state, data, "train_dataloader", nn.BatchNorm1d(2), nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"device_train_microbatch_size": 4}])
+def test_labels_that_are_all_ignored_are_named_as_the_cause(options):
+    ignored = torch.full((20,), -100)
+    ignored[:8] = 3
+    data = DataLoader(TensorDataset(images(20), ignored), batch_size=8)
+    made = trainer(
+        ComposerClassifier(tiny_vit(), train_metrics=MetricCollection([]), num_classes=10),
+        [MixTraining(rho=1, objective=MAE("input"))],
+        train_dataloader=data,
+        max_duration="2ep",
+        **options,
+    )
+    with pytest.raises(FloatingPointError, match=r"the sl loss of batch 1 .* are -100, which .* ssl_dataloader"):
+        made.fit()

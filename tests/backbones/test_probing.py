@@ -299,3 +299,33 @@ def test_an_unattached_backbone_leaves_the_model_alone():
     attached = backbone_of(model)
     assert unattached_backbone(model) is attached
     assert attached.attached
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_integer_type(kind):
+    generator = torch.Generator().manual_seed(0)
+    features, classes = torch.randn(40, 6, generator=generator), torch.arange(40) % 4
+    features[:, :4] += 3 * torch.nn.functional.one_hot(classes, 4)
+    expected = [probe(features, classes, features, classes) for probe in (knn_accuracy, linear_probe_accuracy)]
+    given = features, classes.to(kind), features, classes.to(kind)
+    assert [probe(*given) for probe in (knn_accuracy, linear_probe_accuracy)] == expected
+
+
+def test_the_linear_probe_reaches_its_optimum_where_the_penalty_is_weak():
+    """Where scikit-learn's default tolerance ends far from it, without a warning."""
+    generator = torch.Generator().manual_seed(0)
+    features, classes = torch.randn(60, 50, generator=generator), torch.arange(60) % 3  # which a plane can separate
+    c, fitted = 1e4, []
+
+    class Kept(LogisticRegression):
+        def fit(self, x, y):
+            fitted.append((super().fit(x, y), x, y))
+            return self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.linear_model.LogisticRegression", Kept)
+        linear_probe_accuracy(features, classes, features, classes, c=c)
+    ((classifier, x, y),) = fitted
+    exact, default = (LogisticRegression(C=c, max_iter=10_000, tol=tol).fit(x, y) for tol in (1e-12, 1e-4))
+    largest = abs(exact.coef_).max()
+    assert abs(classifier.coef_ - exact.coef_).max() < 0.01 * largest < 0.1 * abs(default.coef_ - exact.coef_).max()

@@ -28,11 +28,13 @@ class DataConfig(LabelledOptions):
         batch_size: Images of a training step (of each task, where there are several), labelled or not.
         eval_batch_size: Images of an evaluation step.
         workers: Processes that read images which are not kept in memory.
+        drop_last: Leave out training images that fill no batch, others in each epoch, labelled or not.
     """
 
     batch_size: int = 64
     eval_batch_size: int = 512
     workers: int = 0
+    drop_last: bool = False
 
 
 @dataclass

@@ -19,7 +19,7 @@ from mixplug.objectives import Reconstruction
 
 _LATER: dict[str, dict[str, Any]] = {
     "": {"max_cost": None, "probes": [], "decay": "all"},
-    "data": {"labels": None, "per_class": None},
+    "data": {"labels": None, "per_class": None, "drop_last": False},
     "ssl_data": {"same": False},
 }
 """Settings that came later, by section, and what they were before."""

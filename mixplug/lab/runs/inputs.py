@@ -62,11 +62,12 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         FileNotFoundError: data is not there.
     """
     how = {"device": device, "workers": recipe.data.workers}
+    last = recipe.data.drop_last
     splits, train, evaluation, summary = {}, {}, {}, {}
     for name, (key, config) in _sections(recipe).items():
         with _naming(key):
             splits[name] = split = load_dataset(config, seed=seed, key=key)
-            train[name] = split.train_loader(recipe.data.batch_size, seed=seed, **how)
+            train[name] = split.train_loader(recipe.data.batch_size, seed=seed, drop_last=last, **how)
             evaluation[name] = split.eval_loader(recipe.data.eval_batch_size, **how)
         summary[key] = {
             "training_images": len(split.train),
@@ -88,7 +89,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
     if recipe.ssl_data is not None:
         with _naming("ssl_data"):
             other = _load_ssl(_ssl_options(recipe.ssl_data, recipe.data), first.shape, seed)
-            ssl = other.loader(recipe.data.batch_size, seed=seed, **how)
+            ssl = other.loader(recipe.data.batch_size, seed=seed, drop_last=last, **how)
         normalisations = {(tuple(other.mean), tuple(other.std))}
         summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
     return Inputs(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from mixplug.lab.recipes.schema import load_recipe
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.runs.files import settings_of
+from mixplug.lab.runs.inputs import make_inputs
 
 TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
 
@@ -23,6 +25,15 @@ def test_weight_decay_holds_for_what_the_recipe_says(decay, groups):
     exempt = [p for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]]
     assert bool(exempt) is (decay == "weights")
     assert ("decay" in settings_of(recipe, "mix")) is (decay == "weights")
+
+
+def test_a_last_batch_may_be_left_out():
+    for drop, batches in ((False, 4), (True, 3)):
+        recipe = load_recipe(TINY, [f"data.drop_last={drop}", "data.batch_size=13", "ssl_data.same=true"])
+        inputs = make_inputs(recipe, 0, torch.device("cpu"))
+        assert (len(inputs.train), len(inputs.evaluation)) == (batches, len(inputs.evaluation))
+        assert len(inputs.ssl) == 899 // 13 + (not drop)
+        assert ("drop_last" in settings_of(recipe, "mix")["data"]) is drop
 
 
 def test_another_decay_is_refused():
