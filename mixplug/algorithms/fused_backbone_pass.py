@@ -133,6 +133,9 @@ class FusedBackbonePass(WatchedPass):
         if present is None:
             self._attached = copy.deepcopy(self.objective).build(backbone)
             model.ssl_objective = self._attached
+            # The model runs without it, and so is exported without it: TorchScript need not understand it.
+            ignored = getattr(model, "__jit_ignored_attributes__", [])
+            vars(model)["__jit_ignored_attributes__"] = [*ignored, "ssl_objective"]
             _take_from_first_rank(self._attached, state)
         elif repr(present) == repr(copy.deepcopy(self.objective).build(backbone)):
             self._attached = present  # a second Trainer on the same model goes on with its head

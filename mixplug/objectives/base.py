@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from mixplug.backbones import Backbone, BackbonePass, PassRequest
@@ -47,12 +46,6 @@ class Objective(nn.Module, ABC):
     def kind(self) -> str:
         """What a MixTraining and the SSL+SL that it is compared with must have in common."""
         return type(self).__name__
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Have TorchScript leave the objective out: a model is exported with its head, but runs without it."""
-        super().__init_subclass__(**options)
-        if "forward" in cls.__dict__:
-            cls.forward = torch.jit.ignore(cls.forward)  # type: ignore[method-assign]
 
     @abstractmethod
     def build(self: Self, backbone: Backbone) -> Self:

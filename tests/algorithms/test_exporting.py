@@ -51,6 +51,13 @@ def test_a_model_of_its_own_class_keeps_its_names(tmp_path):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_to_torchscript(row):
+    model = trainer(row.model(), row.make()).state.model.eval()
+    batch = images(2), torch.zeros(2, dtype=torch.long)
+    torch.testing.assert_close(torch.jit.script(model)(batch), model(batch))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_what_mixplug_puts_into_a_checkpoint_is_primitives(row, tmp_path):
     made = trainer(row.model(), row.make())
     torch.save([algorithm.state_dict() for algorithm in made.state.algorithms], tmp_path / "state.pt")
