@@ -65,7 +65,7 @@ def compare(
         if runs[cell] is None:
             method, seed = cell
             name = f"[{number}/{len(cells)}] {recipe.methods[method].label}, seed {seed}"
-            experiment = Experiment(recipe, method, seed, named(progress, name))
+            experiment = Experiment(recipe, method, seed, named(progress, name), logs=out / "logs")
             data = experiment.inputs.summary
             check_data((other for other, run in runs.items() if run is not None), out, data)
             result = experiment.run()

@@ -30,7 +30,7 @@ def train(
         checkpoints: See :class:`mixplug.lab.runs.experiment.Experiment`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    result = Experiment(recipe, method, seed, progress, out, checkpoints).run()
+    result = Experiment(recipe, method, seed, progress, out, checkpoints, logs=out / "logs").run()
     label = recipe.methods[method].label
     content = {"method": method, "seed": seed, **result.numbers(), "recipe": to_plain(recipe), **describe_environment()}
     (out / "history.json").write_text(json.dumps(content, indent=1))
