@@ -14,6 +14,7 @@ from mixplug import FusedBackbonePass, JointLoss, MixupSSLData
 from mixplug.algorithms.auto_compression import AutoCompression
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in, parts_of
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm
+from mixplug.backbones.costs import encoder_flops
 from mixplug.backbones.probing import unattached_backbone
 from mixplug.objectives.joint import ALPHA
 from mixplug.schedules.phases import Phase, PhasePlan
@@ -87,6 +88,12 @@ class RunCost:
             of_labelled = self._passes_of(long, labelled, [side])[Phase.MIX]
             passes[Phase.MIX] = of_labelled * max(2, labelled) / batch_size * self._ssl_share
         return passes
+
+    @functools.cached_property
+    def encoder_flops(self) -> float:
+        """Floating-point operations of a forward pass of the plain encoder over one image."""
+        model, _, shape, _, _ = self._counted
+        return encoder_flops(unattached_backbone(model, self._backbone), shape)
 
     def _passes_of(self, plan: PhasePlan, batch_size: int, more: list[Amendment]) -> dict[Phase, float]:
         """What the steps of each phase cost for each image of their batch."""

@@ -81,7 +81,9 @@ class Experiment:
         self.model = _make_classifier(recipe, self.inputs)
         self.backbone_path = encoder_path(recipe)
         self.algorithms = _make_algorithms(recipe, method, self.inputs)
-        self.plan, self.max_duration, self._cost = _plan_run(recipe, method, self.model, self.algorithms, self.inputs)
+        self.plan, self.max_duration, self.run_cost = _plan_run(
+            recipe, method, self.model, self.algorithms, self.inputs
+        )
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
         self.trainer = Trainer(
@@ -112,8 +114,8 @@ class Experiment:
     @property
     def cost(self) -> float | None:
         """What the run costs: see :class:`mixplug.lab.runs.costs.RunCost`; None where that cannot be told."""
-        known = self._cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
-        return self._cost.of(self.plan) if known else None
+        known = self.run_cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
+        return self.run_cost.of(self.plan) if known else None
 
     def run(self) -> RunResult:
         """Train, and return what was measured."""
