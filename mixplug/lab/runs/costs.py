@@ -113,12 +113,17 @@ class RunCost:
 
     def of(self, plan: PhasePlan) -> float:
         """What ``plan`` costs; with AutoCompression what it did cost, or would if the strategy it begins with stays."""
+        passes = self.of_units()
+        return sum(span.length * passes[span.phase] for span in plan.phases)
+
+    def of_units(self) -> dict[Phase, float]:
+        """What a unit of each phase costs; with AutoCompression as in :meth:`of`."""
         passes = self.passes
         if self._auto is not None:
             auto = self._auto.amendment
             begun = {phase: passes.get(phase, 0.0) * (1 + auto.share) for phase in map(Phase, auto.phases)}
             passes = {**passes, **{phase: auto.mean_cost if auto.images else begun[phase] for phase in begun}}
-        return sum(span.length * passes[span.phase] for span in plan.phases)
+        return passes
 
     def plan_of(self, max_cost: float, plan: PhasePlan) -> PhasePlan:
         """The longest plan of ``plan``'s proportions that costs at most ``max_cost``.

@@ -114,12 +114,16 @@ class Experiment:
     @property
     def cost(self) -> float | None:
         """What the run costs: see :class:`mixplug.lab.runs.costs.RunCost`; None where that cannot be told."""
+        return self.run_cost.of(self.plan) if self._unit_costs else None
+
+    @property
+    def _unit_costs(self) -> dict[str, float]:
         known = self.run_cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
-        return self.run_cost.of(self.plan) if known else None
+        return {phase.value: passes for phase, passes in self.run_cost.of_units().items()} if known else {}
 
     def run(self) -> RunResult:
         """Train, and return what was measured."""
-        cost = self.cost  # of the model as it is now
+        cost, unit_costs = self.cost, self._unit_costs  # of the model as it is now
         try:
             self.trainer.fit()
         finally:
@@ -147,6 +151,7 @@ class Experiment:
             lengths=lengths,
             unit=unit,
             cost=self.cost if cost is None else cost,
+            unit_costs=unit_costs or self._unit_costs,
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
@@ -156,7 +161,7 @@ class Experiment:
     def _reconstruct(self, objective: Any) -> Reconstruction | None:
         if not isinstance(objective, MAE) or not self.recipe.pictures:
             return None
-        images = _first_images(self.inputs.evaluation, self.recipe.pictures)
+        images = _different_images(self.inputs.evaluation, self.recipe.pictures, sum(self.inputs.tasks.values()))
         device = next(self.model.parameters()).device
         self.model.eval()
         # The same hidden patches for every method: Fig. 4 of Li et al. compares reconstructions.
@@ -192,14 +197,19 @@ def _at(end: Time) -> Callable[[State, Event], bool]:
     return lambda state, event: event is checkpoint and state.timestamp.get(end.unit).value == end.value
 
 
-def _first_images(batches: Iterable[Any], count: int) -> torch.Tensor:
-    """As many images, or all there are."""
-    taken: list[torch.Tensor] = []
-    for images, _ in batches:
-        taken.append(images)
-        if sum(map(len, taken)) >= count:
+def _different_images(batches: Iterable[Any], count: int, classes: int) -> torch.Tensor:
+    """As many images, or all there are, of as many classes as can be: the first of each, the second of each, ..."""
+    share = -(-count // classes)
+    taken: dict[int, list[torch.Tensor]] = {}
+    for images, labels in batches:
+        for image, label in zip(images, labels.tolist(), strict=True):
+            own = taken.setdefault(label, [])
+            if len(own) < count:
+                own.append(image)
+        if len(taken) >= min(count, classes) and sum(min(len(own), share) for own in taken.values()) >= count:
             break
-    return torch.cat(taken)[:count]
+    by_rank = [own[rank] for rank in range(count) for _, own in sorted(taken.items()) if rank < len(own)]
+    return torch.stack(by_rank[:count])
 
 
 def _check_interval(interval: str) -> None:
