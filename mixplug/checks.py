@@ -6,6 +6,7 @@ Every message names the value, the allowed range and, where there is one, the fi
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import numbers
 from collections.abc import Iterable, Sequence
@@ -107,6 +108,37 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}{did_you_mean(value, choices)}")
     return value
+
+
+def import_named(name: str, where: str) -> Any:
+    """The module that a user named.
+
+    Raises:
+        ValueError: there is none of that name, or importing it fails.
+    """
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"{where}: there is no module {error.name!r}; install it, or put it beside the recipe (for a command "
+                f"without one, into the working directory) and name it in imports"
+            ) from error
+        raise ValueError(f"{where}: importing {name!r} fails: {type(error).__name__}: {error}") from error
+
+
+def import_object(name: str, where: str) -> Any:
+    """The class or function that a dotted name such as ``my_package.MyObjective`` stands for.
+
+    Raises:
+        ValueError: its module cannot be imported, or has none of that name.
+    """
+    module, _, attribute = name.rpartition(".")
+    found = import_named(module, where)
+    if not hasattr(found, attribute):
+        public = [known for known in vars(found) if not known.startswith("_")]
+        raise ValueError(f"{where}: the module {module!r} has no {attribute!r}{did_you_mean(attribute, public)}")
+    return getattr(found, attribute)
 
 
 def did_you_mean(word: Any, choices: Iterable[str]) -> str:

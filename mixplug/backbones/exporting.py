@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -14,11 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mixplug.backbones.model_spec import ModelSpec
+
 _WRAPPERS = ("module.", "_orig_mod.")
 _NOT_THE_USERS = re.compile(r"(module\.|_orig_mod\.)*(ssl_objective|train_metrics|val_metrics)\.")
 
 
-def export(checkpoint_or_trainer: Any, path: str | os.PathLike[str]) -> Path:
+DESCRIPTION = "ModelDescription"
+"""The key under which checkpoints (of the lab) and exported files say what their model is."""
+
+
+def export(checkpoint_or_trainer: Any, path: str | os.PathLike[str], spec: ModelSpec | None = None) -> Path:
     """Write the user's own model as safetensors, under its own parameter names and without the SSL head.
 
     What timm or torch made loads it with ``strict=True``:
@@ -30,6 +37,9 @@ def export(checkpoint_or_trainer: Any, path: str | os.PathLike[str]) -> Path:
         checkpoint_or_trainer: A Composer Trainer, or the path of a checkpoint that one saved (only load files you
             trust: Composer's checkpoints are pickles).
         path: Where to write, ending in ``.safetensors``.
+        spec: What the model is made of, takes and says, written into the file as metadata, from which
+            :func:`mixplug.backbones.predicting.load_classifier` builds it anew; None for what the training says of
+            itself, as those of the lab do.
 
     Returns:
         ``path``.
@@ -42,8 +52,11 @@ def export(checkpoint_or_trainer: Any, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"the exported model is a .safetensors file, got {str(path)!r}; name it so")
-    own = _own(_model_state(checkpoint_or_trainer))
-    save_file({name: value.detach().cpu().clone().contiguous() for name, value in own.items()}, path)
+    state, told = _model_and_spec(checkpoint_or_trainer)
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in _own(state).items()}
+    told = told if spec is None else spec.to_plain()
+    # Safetensors' metadata are texts; that of the format is what timm's and Hugging Face's readers look for.
+    save_file(weights, path, {"format": "pt", **({} if told is None else {DESCRIPTION: json.dumps(told)})})
     return path
 
 
@@ -62,7 +75,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
-        return _own(_model_state(path))
+        return _own(_model_and_spec(path)[0])
     try:
         return _own(load_file(path))
     except SafetensorError as error:
@@ -101,10 +114,13 @@ def _own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _model_state(source: Any) -> Mapping[str, Tensor]:
+def _model_and_spec(source: Any) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | None]:
+    """The state of a training's model, and what the training says of it as primitives, None for nothing."""
     model = getattr(getattr(source, "state", None), "model", None)
     if isinstance(model, torch.nn.Module):
-        return model.state_dict()
+        told = [c.state_dict() for c in source.state.callbacks if type(c).__name__ == DESCRIPTION]
+        return model.state_dict(), told[0] if told else None
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"export takes a Trainer or the path of a checkpoint, got {type(source).__name__}")
-    return load_state(source)["model"]
+    state = load_state(source)
+    return state["model"], dict(state.get("callbacks", {})).get(DESCRIPTION)

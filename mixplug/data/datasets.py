@@ -38,6 +38,7 @@ class DataSplit:
         mean: What to subtract from images in [0, 1], one number for each channel.
         std: What to divide them by then.
         augmentation: How training images are augmented unless told otherwise: ``crop_padding`` and ``flip``.
+        names: The names of the classes in the order of their labels; numbers unless told otherwise.
     """
 
     train: MemoryImages | FileImages
@@ -46,6 +47,10 @@ class DataSplit:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", self.names or tuple(map(str, range(self.classes))))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -145,7 +150,8 @@ def load_dataset(
     if given.test and given.dataset != "image_folder":
         raise ValueError(f"{key}.test is for an image_folder, not for {given.dataset!r}; leave it out")
     if given.dataset == "image_folder":
-        whole = DataSplit(*read_folder(given, key), *IMAGENET_STATISTICS)
+        training, evaluation, names = read_folder(given, key)
+        whole = DataSplit(training, evaluation, len(names), *IMAGENET_STATISTICS, names=names)
     else:
         whole = _by_name(given, key)
     drawn = whole.train.subset(_kept(whole.train.labels, given, seed, key))
@@ -156,7 +162,7 @@ def load_dataset(
         )
     treatment = _treatment(given, whole.mean, whole.std, key)
     train, test = _decoded(given, drawn, whole.test)
-    return DataSplit(train, test, whole.classes, **treatment)
+    return DataSplit(train, test, whole.classes, names=whole.names, **treatment)
 
 
 def _kept(labels: Tensor, given: LabelledOptions, seed: int, key: str) -> Tensor:
@@ -326,7 +332,8 @@ def _from_torchvision(given: ImageOptions, key: str) -> DataSplit:
             images = images.permute(0, 3, 1, 2)
         labels = torch.as_tensor(data.labels if hasattr(data, "labels") else data.targets, dtype=torch.long)
         parts.append(MemoryImages(images.contiguous(), labels))
-    return DataSplit(parts[0], parts[1], known.classes, known.mean, known.std)
+    names = tuple(getattr(data, "classes", ()))
+    return DataSplit(parts[0], parts[1], known.classes, known.mean, known.std, names=names)
 
 
 def _resized(images: MemoryImages, size: int) -> MemoryImages:

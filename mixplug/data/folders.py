@@ -16,7 +16,7 @@ ANNOTATIONS = "val_annotations.txt"
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
-def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages, FileImages, int]:
+def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages, FileImages, tuple[str, ...]]:
     """The images of ``root/train`` and ``root/test``; files and folders whose name begins with '.' are passed over.
 
     Args:
@@ -25,7 +25,7 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
         key: What messages call the settings of these images.
 
     Returns:
-        Training images, test images, number of classes.
+        Training images, test images, the names of the classes in the order of their labels.
 
     Raises:
         FileNotFoundError: a folder is missing or holds no images.
@@ -69,7 +69,7 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
             f"({', '.join(unseen[:5])}{' ...' if len(unseen) > 5 else ''}): accuracy says nothing about these",
             stacklevel=2,
         )
-    return training, evaluation, len(names)
+    return training, evaluation, tuple(names)
 
 
 def read_unlabelled(options: ImageOptions, key: str = "ssl_data") -> FileImages:

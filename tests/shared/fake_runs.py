@@ -62,7 +62,7 @@ class FakeExperiment:
     built: ClassVar[list[tuple[str, int]]] = []
     trained: ClassVar[list[tuple[str, int]]] = []
 
-    def __init__(self, recipe: Recipe, method: str, seed: int, progress: object = None) -> None:
+    def __init__(self, recipe: Recipe, method: str, seed: int, progress: object = None, **_: object) -> None:
         self.arguments = recipe, method, seed
         self.trainer = SimpleNamespace(close=lambda: None)
         self.inputs = SimpleNamespace(summary=DATA)

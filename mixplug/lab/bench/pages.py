@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from mixplug.lab.bench.results import Bench, StepCost
 from mixplug.lab.bench.targets import Target
 from mixplug.lab.pages.columns import Column, Table
-from mixplug.lab.pages.pictures import colours
+from mixplug.lab.pages.figures import save_figure
+from mixplug.lab.pages.styles import colours
 
 MIB = 2**20
 DASH = "-"
@@ -27,7 +28,7 @@ def write_bench(bench: Bench, judged: list[Target], out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     bench.write(out / "bench.json")
-    parts_chart(bench).savefig(out / "parts.png")
+    save_figure(parts_chart(bench), out / "parts.png")
     tables = {
         "Steps": step_table(bench),
         "Parts of a step": parts_table(bench),

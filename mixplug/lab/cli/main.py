@@ -12,10 +12,40 @@ import warnings
 from collections.abc import Sequence
 
 import mixplug
-from mixplug.lab.cli import bench, compare, gradient_error, lr_range, plan, probe, recipes, report, sweep, train, views
+from mixplug.lab.cli import (
+    bench,
+    compare,
+    export,
+    gradient_error,
+    lr_range,
+    plan,
+    predict,
+    probe,
+    recipes,
+    report,
+    show,
+    sweep,
+    train,
+    views,
+)
 from mixplug.lab.cli.console import BAD_INPUT, FAILED, INTERRUPTED
 
-COMMANDS = (compare, sweep, report, train, probe, gradient_error, lr_range, views, bench, plan, recipes)
+COMMANDS = (
+    compare,
+    sweep,
+    report,
+    train,
+    export,
+    predict,
+    probe,
+    show,
+    gradient_error,
+    lr_range,
+    views,
+    bench,
+    plan,
+    recipes,
+)
 """In the order of ``mixplug --help``."""
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mixplug.lab.pages.pictures import colours
+from mixplug.lab.pages.styles import Style, method_styles
+from mixplug.lab.pages.trade_offs import draw_frontier, legend_of, of_seeds
 from mixplug.lab.recipes.grid import text_of
 from mixplug.lab.runs.mean_std import MeanStd
 from mixplug.lab.runs.results import Point, Row, Sweep
@@ -21,7 +22,7 @@ class Line:
     """A method's curve: points with their standard deviations, and a name for each."""
 
     label: str
-    colour: str
+    style: Style
     x: list[float] = field(default_factory=list)
     y: list[float] = field(default_factory=list)
     x_errors: list[float] = field(default_factory=list)
@@ -54,8 +55,8 @@ def accuracy(sweep: Sweep) -> Figure:
 
 
 def trade_off(sweep: Sweep) -> Figure:
-    """Accuracy against training time, a curve for each method through the values of the first swept key."""
-    figure, panels = _panels(sweep, lambda point, row: row.seconds)
+    """Accuracy against training time, a curve for each method through the values of the first key, and the frontier."""
+    figure, panels = _panels(sweep, lambda point, row: row.seconds, with_frontier=True)
     for axes, lines in panels:
         for line in lines:
             _name(axes, line, max(x for other in lines for x in other.x))
@@ -64,8 +65,10 @@ def trade_off(sweep: Sweep) -> Figure:
     return figure
 
 
-def _panels(sweep: Sweep, place: Callable[[Point, Row], MeanStd]) -> tuple[Figure, list[tuple[Axes, list[Line]]]]:
-    """Axes with the methods' curves for each combination of all swept keys but the first, under one legend."""
+def _panels(
+    sweep: Sweep, place: Callable[[Point, Row], MeanStd], with_frontier: bool = False
+) -> tuple[Figure, list[tuple[Axes, list[Line]]]]:
+    """Axes with the methods' curves for each combination of all swept keys but the first, on one scale."""
     others = sweep.keys[1:]
     groups: dict[str, list[Point]] = {}
     for point in sweep.points:
@@ -75,7 +78,7 @@ def _panels(sweep: Sweep, place: Callable[[Point, Row], MeanStd]) -> tuple[Figur
     rows = -(-len(groups) // columns)
     size = (7.5, 4.8) if len(groups) == 1 else (4.6 * columns, 4.2 * rows)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for unused in grid[len(groups) :]:
         unused.set_visible(False)
     panels = []
@@ -83,25 +86,26 @@ def _panels(sweep: Sweep, place: Callable[[Point, Row], MeanStd]) -> tuple[Figur
         lines = _lines(sweep, points, place)
         for line in lines:
             _draw(axes, line)
+        if with_frontier:
+            draw_frontier(axes, [point for line in lines for point in zip(line.x, line.y, strict=True)])
         axes.set_title(title, fontsize=9)
         axes.margins(x=0.08)  # room for what is written at the last points
         axes.set_ylabel("test accuracy (%)")
         axes.grid(alpha=0.3)
         panels.append((axes, lines))
-    handles, labels = grid[0].get_legend_handles_labels()
+    handles, labels = legend_of(grid[0])
     columns = min(len(labels), 2 + int(figure.get_figwidth() // 4))
-    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=columns)
+    title = of_seeds(len(sweep.comparisons[0].seeds))
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=columns, title=title)
     return figure, panels
 
 
 def _lines(sweep: Sweep, points: Sequence[Point], place: Callable[[Point, Row], MeanStd]) -> list[Line]:
     """A curve for each method through ``points``, which lie at the places that ``place`` says."""
     key = sweep.keys[0]
-    methods = points[0].comparison.recipe.methods
-    lines = {
-        method: Line(config.label, colour)
-        for colour, (method, config) in zip(colours(len(methods)), methods.items(), strict=True)
-    }
+    first = points[0].comparison
+    styles = method_styles(first.recipe, {method: first.of(method)[0] for method in first.recipe.methods})
+    lines = {method: Line(config.label, styles[method]) for method, config in first.recipe.methods.items()}
     for point in sorted(points, key=lambda p: p.values[key]) if _numeric(sweep) else points:
         for row in point.comparison.rows():
             line, at = lines[row.method], place(point, row)
@@ -119,12 +123,12 @@ def _draw(axes: Axes, line: Line) -> None:
         line.y,
         xerr=line.x_errors if any(line.x_errors) else None,
         yerr=line.y_errors,
-        marker="o",
+        marker=line.style.marker,
         markersize=5,
         linewidth=1.4,
         elinewidth=0.9,
         capsize=3,
-        color=line.colour,
+        color=line.style.colour,
         label=line.label,
     )
 
@@ -135,7 +139,7 @@ def _name(axes: Axes, line: Line, last: float) -> None:
         return
     places = zip(line.x, line.y, strict=True)
     for (x, y), name in zip(places, line.names, strict=True):
-        axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=line.colour)
+        axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=line.style.colour)
 
 
 def _wide(values: Sequence[float], key: str) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
@@ -56,11 +58,32 @@ def read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
     _check_vars(raw, path)
     for key in ("methods", "tasks"):
         _refuse_unknown_nulls(raw.get(key), parent.get(key) or {}, f"{path}: {key}")
+    find_modules_in(path.parent, raw.get("imports"))
     _make_room(parent, raw)
     merged = typing.cast(DictConfig, OmegaConf.merge(parent, raw))
     _drop_nulls(merged)
     _refuse_unused(set(raw.get("vars") or {}) - set(parent.get("vars") or {}), merged, path)
     return merged
+
+
+def find_modules_in(folder: Path, modules: Any) -> None:
+    """Have Python find those of ``modules`` that lie in ``folder``.
+
+    Raises:
+        RecipeError: one has the name of another that Python finds first, in a library for example.
+    """
+    for module in modules if isinstance(modules, Iterable) and not isinstance(modules, str) else ():
+        head, folder = str(module).partition(".")[0], folder.resolve()
+        if not (folder / f"{head}.py").is_file() and not (folder / head / "__init__.py").is_file():
+            continue
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))  # at the end: no file here shall stand in for a library
+        importlib.invalidate_caches()
+        found = importlib.util.find_spec(head)
+        if found is None or not found.origin or not Path(found.origin).resolve().is_relative_to(folder):
+            raise RecipeError(
+                f"imports: {folder} has a module {head!r}, and Python has another of that name; rename the one here"
+            )
 
 
 def locate(recipe: str | Path, beside: Path | None = None) -> Path:
@@ -190,6 +213,9 @@ def _make_room(parent: Any, raw: DictConfig) -> None:
     """Take away from what is extended all that is not merged but replaced."""
     for key in (*(key for key in ONE_NAME if key in raw), *OWN):
         parent.pop(key, None)
+    extended, own = parent.get("imports"), raw.get("imports")
+    if isinstance(extended, ListConfig) and isinstance(own, ListConfig):  # what is extended still needs its own
+        raw["imports"] = list(dict.fromkeys([*extended, *own]))
     own_vars = raw.get("vars")
     for name in own_vars if isinstance(own_vars, Mapping) else ():
         (parent.get("vars") or {}).pop(name, None)  # a value of several places, not a place for several values

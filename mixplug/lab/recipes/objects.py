@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from mixplug.checks import check_choice, did_you_mean
+from mixplug.checks import check_choice, did_you_mean, import_object
 
 
 def public_classes() -> dict[str, type]:
     """Classes that a name may stand for: torch's optimizers, what Composer has, and every public name of mixplug."""
     import composer.algorithms
+    import composer.callbacks
+    import composer.loggers
     import composer.optim
     import torch
 
     import mixplug
 
-    modules: tuple[Any, ...] = (torch.optim, composer.optim, composer.algorithms)
+    own = composer.optim, composer.algorithms, composer.callbacks, composer.loggers
+    modules: tuple[Any, ...] = (torch.optim, *own)
     named = [(name, getattr(module, name)) for module in modules for name in dir(module)]
     named += [(name, getattr(mixplug, name)) for name in dir(mixplug) if name != "__version__"]
     return {name: value for name, value in named if inspect.isclass(value) and not inspect.isabstract(value)}
@@ -28,26 +32,47 @@ def build(spec: Any, kind: type, where: str, **offers: Any) -> Any:
 
     Args:
         spec: ``{Name: {argument: value}}``, or just ``Name``. Values may be such descriptions themselves (of
-            objectives, views and schedules).
-        kind: What ``Name`` must be a subclass of.
+            objectives, views and schedules). A name with dots, such as ``my_package.MyObjective``, is a class of the
+            user's own, or here a function that makes the object.
+        kind: What it must be.
         where: The recipe's key, for messages.
         offers: What the recipe's objects may need of the run, by name: each constructor takes those it has parameters
             for, unless the recipe gives others. The ``normalisation`` (mean and std) reaches everything that has a
             method ``normalised_by``, views that were made from their name alone too.
 
     Raises:
-        TypeError: ``spec`` has another form, or lacks an argument.
+        TypeError: ``spec`` has another form, lacks an argument, or makes something of another kind.
         ValueError: an unknown name or argument; the message names the nearest valid one.
     """
-    found = public_classes()
-    return _build(spec, {n: v for n, v in found.items() if issubclass(v, kind) and v is not kind}, where, offers)
+    made = _build(spec, kind, where, offers)
+    if not _is_of(made, kind):
+        raise TypeError(f"{where}: {take_apart(spec, where)[0]} must make {_article(kind)}, got {made!r}")
+    return made
 
 
-def _build(spec: Any, names: Mapping[str, type], where: str, offers: Mapping[str, Any]) -> Any:
+def _is_of(made: Any, kind: type) -> bool:
+    """Whether it is one. A protocol of calls, as schedulers have, is kept by all that can be called."""
+    return callable(made) if getattr(kind, "_is_protocol", False) else isinstance(made, kind)
+
+
+def _article(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__} ({kind.__module__.partition('.')[0]}'s)"
+
+
+def _build(spec: Any, kind: type, where: str, offers: Mapping[str, Any]) -> Any:
     name, arguments = take_apart(spec, where)
-    check_choice(where, name, names)
+    if _is_dotted(name):
+        target = import_object(name, where)
+        if inspect.isclass(target) and not getattr(kind, "_is_protocol", False) and not issubclass(target, kind):
+            raise TypeError(f"{where}: {name} must be {_article(kind)}, and is a class of another kind")
+        if not callable(target):
+            raise TypeError(f"{where}: {name} must be a class, or a function that makes an object, got {target!r}")
+    else:
+        names = {n: v for n, v in public_classes().items() if issubclass(v, kind) and v is not kind}
+        check_choice(where, name, names)
+        target = names[name]
     where = f"{where}.{name}"
-    made = _call(names[name], {k: _value(v, f"{where}.{k}", offers) for k, v in arguments.items()}, where, offers)
+    made = _call(target, {k: _value(v, f"{where}.{k}", offers) for k, v in arguments.items()}, where, offers)
     if offers.get("normalisation") is not None:
         for part in made.modules() if hasattr(made, "modules") else ():
             if hasattr(part, "normalised_by"):
@@ -74,13 +99,18 @@ def take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
     )
 
 
+def _is_dotted(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name) is not None
+
+
 def _value(value: Any, where: str, offers: Mapping[str, Any]) -> Any:
     """``value`` with descriptions inside of it made into objects."""
     if isinstance(value, Mapping) and len(value) == 1:
         name, inner = next(iter(value.items()))
-        known, described = public_classes(), isinstance(inner, (Mapping, type(None)))
-        if name in known or (described and isinstance(name, str) and name[:1].isupper()):
-            return _build(value, known, where, offers)
+        described = isinstance(inner, (Mapping, type(None))) and isinstance(name, str)
+        # Other mappings may have names with dots too: here a class is known by its capital.
+        if name in public_classes() or (described and name.rpartition(".")[2][:1].isupper()):
+            return _build(value, object, where, offers)
     if isinstance(value, Mapping):
         return {k: _value(v, f"{where}.{k}", offers) for k, v in value.items()}
     if isinstance(value, list):

@@ -16,7 +16,15 @@ from yaml import YAMLError
 
 from mixplug.checks import check_choice, check_int, check_real, did_you_mean
 from mixplug.data.options import LabelledOptions, SSLOptions
-from mixplug.lab.recipes.files import RecipeError, apply_overrides, first_line, locate, read, resolved
+from mixplug.lab.recipes.files import (
+    RecipeError,
+    apply_overrides,
+    find_modules_in,
+    first_line,
+    locate,
+    read,
+    resolved,
+)
 from mixplug.lab.recipes.overrides import SHORT
 
 
@@ -42,14 +50,17 @@ class ModelConfig:
     """The classifier: a timm model; channels and classes come from the data.
 
     Attributes:
-        name: Name for ``timm.create_model``.
+        name: Name for ``timm.create_model``; or with dots, such as ``my_module.make_model``, a function (or class) of
+            your own whose module gives logits of images, with ``in_chans`` and ``num_classes`` if it takes them.
         args: Its further arguments, such as img_size, patch_size, embed_dim, depth.
+        backbone: Name of the encoder inside of it, for all that takes a ``backbone``; empty for the one of timm's.
         small_image_stem: Exchange a residual network's first layers for some that keep small images large; see
             :func:`mixplug.small_image_stem`.
     """
 
     name: str = "vit_tiny_patch16_224"
     args: dict[str, Any] = field(default_factory=dict)
+    backbone: str = ""
     small_image_stem: bool = False
 
 
@@ -116,6 +127,10 @@ class Recipe:
             the SL part.
         algorithms: Algorithms by name that every method uses.
         methods: The methods by key, in the order of the table.
+        callbacks: Callbacks by name, Composer's or your own, of every run.
+        loggers: Loggers by name, Composer's or your own; their files go beside the results.
+        imports: Modules of your own that are imported first: what they hold can then be named with dots, and a
+            module beside the recipe is found.
         eval_interval: How often accuracy is measured for the curves; it always is at the end.
         precision: Composer's precision: fp32, amp_bf16 or amp_fp16.
         compile: Backend that torch.compile compiles the model with, such as inductor; empty for eager.
@@ -142,6 +157,9 @@ class Recipe:
     scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
     algorithms: list[Any] = field(default_factory=list)
     methods: dict[str, MethodConfig] = field(default_factory=dict)
+    callbacks: list[Any] = field(default_factory=list)
+    loggers: list[Any] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)
     eval_interval: str = "1dur"
     precision: str = "fp32"
     compile: str = ""
@@ -253,8 +271,10 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     _refuse_misspelt(override.partition("=")[0] for override in overrides)
     try:
         raw = read(path)
-        written = set(raw.get("methods") or {})
+        written, imports = set(raw.get("methods") or {}), raw.get("imports")
         apply_overrides(raw, overrides)
+        if raw.get("imports") != imports:
+            find_modules_in(Path.cwd(), raw.get("imports"))
         given = resolved(raw)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {first_line(error)}") from error

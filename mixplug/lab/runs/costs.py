@@ -14,6 +14,8 @@ from mixplug import FusedBackbonePass, JointLoss, MixupSSLData
 from mixplug.algorithms.auto_compression import AutoCompression
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, find_in, parts_of
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm
+from mixplug.backbones.costs import encoder_flops
+from mixplug.backbones.probing import unattached_backbone
 from mixplug.objectives.joint import ALPHA
 from mixplug.schedules.phases import Phase, PhasePlan
 from mixplug.training.costs import CostCounter
@@ -31,6 +33,7 @@ class RunCost:
         batch_size: Images of a step.
         plan: The phases, of any length.
         ssl_share: Images for self-supervised learning for each labelled one; a unit over them costs as much more.
+        backbone: Dotted name of the encoder inside of the model, empty for the one of timm's.
     """
 
     def __init__(
@@ -41,20 +44,29 @@ class RunCost:
         batch_size: int,
         plan: PhasePlan,
         ssl_share: float = 1.0,
+        backbone: str = "",
     ) -> None:
         self._ssl_share = ssl_share
         self._auto = find_in(algorithms, AutoCompression)
         self._counted = model, algorithms, shape, batch_size, plan
+        fused = find_in(algorithms, FusedBackbonePass)
+        # An algorithm names it in Composer's model, which holds this one as `module`.
+        path = None if fused is None else fused.backbone_path
+        self._backbone = (backbone or None) if path is None else path.removeprefix("module").removeprefix(".")
 
     @property
     def is_exact(self) -> bool:
         """Whether the cost can be told.
 
         Algorithms that are not mixplug's may make of a step what cannot: smaller images, fewer of them, other layers.
-        What AutoCompression chose and measured is known when the run is over.
+        What AutoCompression chose and measured is known when the run is over. Cost is in passes of an encoder.
         """
         # Another memory format makes no other operations.
         ours = all(isinstance(algorithm, (PhasedAlgorithm, ChannelsLast)) for algorithm in self._counted[1])
+        try:
+            unattached_backbone(self._counted[0], self._backbone)
+        except TypeError:  # supervised learning of a model whose encoder nobody has named
+            return False
         return ours and (self._auto is None or self._auto.amendment.images > 0)
 
     @functools.cached_property
@@ -77,6 +89,12 @@ class RunCost:
             passes[Phase.MIX] = of_labelled * max(2, labelled) / batch_size * self._ssl_share
         return passes
 
+    @functools.cached_property
+    def encoder_flops(self) -> float:
+        """Floating-point operations of a forward pass of the plain encoder over one image."""
+        model, _, shape, _, _ = self._counted
+        return encoder_flops(unattached_backbone(model, self._backbone), shape)
+
     def _passes_of(self, plan: PhasePlan, batch_size: int, more: list[Amendment]) -> dict[Phase, float]:
         """What the steps of each phase cost for each image of their batch."""
         model, algorithms, shape, _, _ = self._counted
@@ -88,19 +106,24 @@ class RunCost:
             batch_size,
             ALPHA if joint is None else joint.alpha,
             [*more, *(part.amendment for part in parts_of(algorithms) if isinstance(part, AmendingAlgorithm))],
-            None if fused is None else fused.backbone_path,
+            self._backbone,
         )
         costs = counter.of_phases(plan)
         return {phase: cost.passes for phase, cost in costs.items()}
 
     def of(self, plan: PhasePlan) -> float:
         """What ``plan`` costs; with AutoCompression what it did cost, or would if the strategy it begins with stays."""
+        passes = self.of_units()
+        return sum(span.length * passes[span.phase] for span in plan.phases)
+
+    def of_units(self) -> dict[Phase, float]:
+        """What a unit of each phase costs; with AutoCompression as in :meth:`of`."""
         passes = self.passes
         if self._auto is not None:
             auto = self._auto.amendment
             begun = {phase: passes.get(phase, 0.0) * (1 + auto.share) for phase in map(Phase, auto.phases)}
             passes = {**passes, **{phase: auto.mean_cost if auto.images else begun[phase] for phase in begun}}
-        return sum(span.length * passes[span.phase] for span in plan.phases)
+        return passes
 
     def plan_of(self, max_cost: float, plan: PhasePlan) -> PhasePlan:
         """The longest plan of ``plan``'s proportions that costs at most ``max_cost``.

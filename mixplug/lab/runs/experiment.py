@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from composer import Trainer
 from composer.callbacks import CheckpointSaver
 from composer.core import Algorithm, Callback, Event, Precision, State, Time, TimeUnit
-from composer.loggers import InMemoryLogger, Logger
+from composer.loggers import InMemoryLogger, Logger, LoggerDestination
 from composer.models import ComposerClassifier
 from composer.optim import ComposerScheduler
 from composer.utils import get_device
@@ -22,9 +22,9 @@ from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
 from mixplug.algorithms.phase_scheduler import PhaseScheduler
 from mixplug.algorithms.trainer.contract import find, find_in
 from mixplug.backbones import backbone_of
+from mixplug.backbones.model_spec import ModelSpec
 from mixplug.backbones.probing import unattached_backbone
-from mixplug.backbones.stems import small_image_stem
-from mixplug.checks import check_choice
+from mixplug.checks import check_choice, import_named
 from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.costs import RunCost
@@ -48,6 +48,7 @@ class Experiment:
         save_folder: Where to keep checkpoints of the finished run, ``checkpoint.pt``, and of the end of each phase
             before, such as ``checkpoint-ssl.pt``; None for nowhere.
         checkpoints: N also keeps those after each Nth of the run, such as ``checkpoint-25.pt`` after a quarter.
+        logs: Where the recipe's loggers write; None to log nothing.
 
     Raises:
         TypeError: something in the recipe has the wrong type.
@@ -62,6 +63,7 @@ class Experiment:
         progress: Progress | None = None,
         save_folder: Path | None = None,
         checkpoints: int = 1,
+        logs: Path | None = None,
     ) -> None:
         check_choice("method", method, recipe.methods)
         check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
@@ -69,14 +71,19 @@ class Experiment:
         if recipe.compile:
             check_choice("compile", recipe.compile, torch.compiler.list_backends(None))
         _check_interval(recipe.eval_interval)
+        for module in recipe.imports:
+            import_named(module, "imports")
         self.recipe, self._seed = recipe, seed
         device = get_device(recipe.device or None)
         self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
         check_probes(recipe.probes, self.inputs)
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
+        self.backbone_path = encoder_path(recipe)
         self.algorithms = _make_algorithms(recipe, method, self.inputs)
-        self.plan, self.max_duration, self._cost = _plan_run(recipe, method, self.model, self.algorithms, self.inputs)
+        self.plan, self.max_duration, self.run_cost = _plan_run(
+            recipe, method, self.model, self.algorithms, self.inputs
+        )
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._log = InMemoryLogger()
         self.trainer = Trainer(
@@ -89,10 +96,13 @@ class Experiment:
             optimizers=make_optimizer(recipe, method, self.model),
             schedulers=_make_scheduler(recipe, method, self.algorithms),
             callbacks=[
+                ModelDescription(make_spec(recipe, self.inputs)),
+                *(build(spec, Callback, f"callbacks.{index}") for index, spec in enumerate(recipe.callbacks)),
                 *([] if progress is None else [_ProgressCallback(progress)]),
                 *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration, checkpoints)),
             ],
-            loggers=[self._log],
+            loggers=[self._log, *([] if logs is None else _make_loggers(recipe, logs, f"{method}-seed{seed}"))],
+            run_name=f"{method}-seed{seed}",
             progress_bar=False,
             auto_log_hparams=False,
             precision=recipe.precision,
@@ -104,12 +114,16 @@ class Experiment:
     @property
     def cost(self) -> float | None:
         """What the run costs: see :class:`mixplug.lab.runs.costs.RunCost`; None where that cannot be told."""
-        known = self._cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
-        return self._cost.of(self.plan) if known else None
+        return self.run_cost.of(self.plan) if self._unit_costs else None
+
+    @property
+    def _unit_costs(self) -> dict[str, float]:
+        known = self.run_cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
+        return {phase.value: passes for phase, passes in self.run_cost.of_units().items()} if known else {}
 
     def run(self) -> RunResult:
         """Train, and return what was measured."""
-        cost = self.cost  # of the model as it is now
+        cost, unit_costs = self.cost, self._unit_costs  # of the model as it is now
         try:
             self.trainer.fit()
         finally:
@@ -117,7 +131,8 @@ class Experiment:
         state = self.trainer.state
         probes: dict[str, float] = {}
         if self.recipe.probes:
-            features = probe_features(self.recipe, self._seed, unattached_backbone(self.model), state)
+            backbone = unattached_backbone(self.model, self.backbone_path)
+            features = probe_features(self.recipe, self._seed, backbone, state)
             probes = judge_features(features.values(), self.recipe.probes)
         switch = find_in(self.algorithms, PhaseSwitch)
         unit = self.max_duration.unit.value
@@ -136,6 +151,7 @@ class Experiment:
             lengths=lengths,
             unit=unit,
             cost=self.cost if cost is None else cost,
+            unit_costs=unit_costs or self._unit_costs,
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
@@ -145,13 +161,13 @@ class Experiment:
     def _reconstruct(self, objective: Any) -> Reconstruction | None:
         if not isinstance(objective, MAE) or not self.recipe.pictures:
             return None
-        images = _first_images(self.inputs.evaluation, self.recipe.pictures)
+        images = _different_images(self.inputs.evaluation, self.recipe.pictures, sum(self.inputs.tasks.values()))
         device = next(self.model.parameters()).device
         self.model.eval()
         # The same hidden patches for every method: Fig. 4 of Li et al. compares reconstructions.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            pictures = objective.reconstruct(backbone_of(self.model), images.to(device))
+            pictures = objective.reconstruct(backbone_of(self.model, self.backbone_path), images.to(device))
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
 
 
@@ -181,14 +197,19 @@ def _at(end: Time) -> Callable[[State, Event], bool]:
     return lambda state, event: event is checkpoint and state.timestamp.get(end.unit).value == end.value
 
 
-def _first_images(batches: Iterable[Any], count: int) -> torch.Tensor:
-    """As many images, or all there are."""
-    taken: list[torch.Tensor] = []
-    for images, _ in batches:
-        taken.append(images)
-        if sum(map(len, taken)) >= count:
+def _different_images(batches: Iterable[Any], count: int, classes: int) -> torch.Tensor:
+    """As many images, or all there are, of as many classes as can be: the first of each, the second of each, ..."""
+    share = -(-count // classes)
+    taken: dict[int, list[torch.Tensor]] = {}
+    for images, labels in batches:
+        for image, label in zip(images, labels.tolist(), strict=True):
+            own = taken.setdefault(label, [])
+            if len(own) < count:
+                own.append(image)
+        if len(taken) >= min(count, classes) and sum(min(len(own), share) for own in taken.values()) >= count:
             break
-    return torch.cat(taken)[:count]
+    by_rank = [own[rank] for rank in range(count) for _, own in sorted(taken.items()) if rank < len(own)]
+    return torch.stack(by_rank[:count])
 
 
 def _check_interval(interval: str) -> None:
@@ -207,7 +228,7 @@ def _make_classifier(recipe: Recipe, inputs: Inputs) -> ComposerClassifier:
     # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
     none = MetricCollection([])
     if len(inputs.tasks) == 1:
-        return ComposerClassifier(module, train_metrics=none)
+        return ComposerClassifier(module, train_metrics=none, num_classes=sum(inputs.tasks.values()))
     return MultiTaskClassifier(module, inputs.tasks, train_metrics=none)
 
 
@@ -215,18 +236,13 @@ def make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
     """The model of ``recipe``, with logits for the classes of all tasks.
 
     Raises:
+        TypeError: what the recipe names makes no module.
         ValueError: timm cannot make it, or it does not fit the images.
     """
     for name in ("in_chans", "num_classes"):
         if name in recipe.model.args:
             raise ValueError(f"model.args.{name} comes from the data; leave it out")
-    try:
-        arguments = {"in_chans": inputs.shape[0], "num_classes": sum(inputs.tasks.values()), **recipe.model.args}
-        model = timm.create_model(recipe.model.name, **arguments)
-    except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
-        raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
-    if recipe.model.small_image_stem:
-        model = small_image_stem(model)
+    model = make_spec(recipe, inputs).make()
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if size is not None and tuple(size) != inputs.shape[1:] and not getattr(model, "dynamic_img_size", False):
         raise ValueError(
@@ -234,6 +250,34 @@ def make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
             f"set model.args.img_size={inputs.shape[1]} or data.image_size={size[0]}"
         )
     return model
+
+
+def make_spec(recipe: Recipe, inputs: Inputs) -> ModelSpec:
+    """What the model of ``recipe`` is made of and takes."""
+    model = recipe.model
+    return ModelSpec(
+        model.name,
+        model.args,
+        inputs.shape,
+        inputs.names,
+        inputs.statistics,
+        small_image_stem=model.small_image_stem,
+    )
+
+
+def encoder_path(recipe: Recipe) -> str | None:
+    """Where the recipe says that the encoder is, in the classifier that holds the recipe's module; None if nowhere."""
+    return f"module.{recipe.model.backbone}" if recipe.model.backbone else None
+
+
+def _make_loggers(recipe: Recipe, folder: Path, run: str) -> list[LoggerDestination]:
+    """Those of the recipe, whose files go to ``folder`` under the run's name unless the recipe says where."""
+    numbered = (folder / f"{run}{'' if n == 1 else f'-{n}'}-rank{{rank}}.txt" for n in itertools.count(1))
+    # A run that goes on leaves what it logged before: Composer's file loggers begin anew, or refuse.
+    free = next(path for path in numbered if not Path(str(path).format(rank=0)).exists())
+    # The command's own lines and bars are no logs of a run.
+    offers = {"filename": str(free), "log_dir": str(folder), "capture_stdout": False, "capture_stderr": False}
+    return [build(spec, LoggerDestination, f"loggers.{index}", **offers) for index, spec in enumerate(recipe.loggers)]
 
 
 def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algorithm]:
@@ -244,6 +288,8 @@ def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algori
         "normalisation": inputs.normalisation,
         "tasks": inputs.tasks,
     }
+    if recipe.model.backbone:
+        offers["backbone"] = encoder_path(recipe)
     return [
         build(spec, Algorithm, f"{where}.{index}", **offers)
         for where, specs in (
@@ -302,7 +348,9 @@ def _plan_run(
     else:
         plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
         unit = switch.ssl_duration.unit
-    cost = RunCost(model.module, algorithms, inputs.shape, recipe.data.batch_size, plan, inputs.ssl_share)
+    cost = RunCost(
+        model.module, algorithms, inputs.shape, recipe.data.batch_size, plan, inputs.ssl_share, recipe.model.backbone
+    )
     if recipe.max_cost is not None:
         if unit is not TimeUnit.EPOCH:
             raise ValueError(f"max_cost is for durations in epochs, got {recipe.sl_duration!r}; leave it out")
@@ -331,6 +379,18 @@ def _history(log: InMemoryLogger, unit: TimeUnit, batches: int, metric: str) -> 
             time += timestamp.batch_in_epoch.value / batches
         history["accuracy"].append([time, float(value)])
     return history
+
+
+class ModelDescription(Callback):
+    """Has checkpoints say what the model is made of, which images it takes and what its logits mean."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def state_dict(self) -> dict[str, Any]:
+        """It, as primitives."""
+        """It, as primitives."""
+        return self.spec.to_plain()
 
 
 class _ProgressCallback(Callback):

@@ -18,7 +18,8 @@ from mixplug.lab.runs.results import RunResult
 from mixplug.objectives import Reconstruction
 
 _LATER: dict[str, dict[str, Any]] = {
-    "": {"max_cost": None, "probes": [], "decay": "all"},
+    "": {"max_cost": None, "probes": [], "decay": "all", "callbacks": [], "imports": []},
+    "model": {"backbone": ""},
     "data": {"labels": None, "per_class": None, "drop_last": False},
     "ssl_data": {"same": False},
 }
@@ -29,7 +30,7 @@ def settings_of(recipe: Recipe, method: str) -> dict[str, Any]:
     """All that a run depends on beside its seed, as JSON gives it back."""
     plain = to_plain(recipe)
     own = {key: value for key, value in plain["methods"][method].items() if key != "label" and value is not None}
-    for key in ("description", "seeds", "first_seed", "methods", "expect"):
+    for key in ("description", "seeds", "first_seed", "methods", "expect", "loggers"):
         plain.pop(key)
     # As in folders from before there was a choice.
     for section, defaults in _LATER.items():

@@ -30,6 +30,8 @@ class Inputs:
             normalised; None where those of the tasks differ.
         summary: What was loaded, as primitives: by the section of the recipe, numbers of images and of classes, and
             their shape.
+        names: By task, the names of its classes in the order of their labels.
+        statistics: By task, by which mean and standard deviation its images are normalised.
     """
 
     train: Any
@@ -39,6 +41,8 @@ class Inputs:
     tasks: dict[str, int]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
     summary: dict[str, dict[str, Any]]
+    names: dict[str, tuple[str, ...]]
+    statistics: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
     @property
     def ssl_share(self) -> float:
@@ -84,7 +88,8 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         )
     first = next(iter(splits.values()))
     several = len(tasks) > 1
-    normalisations = {(tuple(split.mean), tuple(split.std)) for split in splits.values()}
+    statistics = {name: (tuple(split.mean), tuple(split.std)) for name, split in splits.items()}
+    normalisations = set(statistics.values())
     ssl = None
     if recipe.ssl_data is not None:
         with _naming("ssl_data"):
@@ -100,6 +105,8 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         tasks=tasks,
         normalisation=normalisations.pop() if len(normalisations) == 1 else None,
         summary=summary,
+        names={name: split.names for name, split in splits.items()},
+        statistics=statistics,
     )
 
 

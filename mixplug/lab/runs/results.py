@@ -28,6 +28,7 @@ class RunResult:
         reconstruction: Pictures of the finished model, None without an MAE.
         task_accuracies: By task, where there are several; ``accuracy`` is their average then.
         probes: The accuracy of each probe of the recipe on the encoder's frozen features.
+        unit_costs: By phase what a unit of it costs, as ``cost``; empty where that is not known.
     """
 
     accuracy: float
@@ -41,6 +42,7 @@ class RunResult:
     task_accuracies: dict[str, float] = field(default_factory=dict)
     cost: float | None = None
     probes: dict[str, float] = field(default_factory=dict)
+    unit_costs: dict[str, float] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
         """All but the pictures, as primitives."""

@@ -12,8 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixplug.lab.pages import pictures
+from mixplug.lab.pages.curves import curves
+from mixplug.lab.pages.figures import save_figure, write_curves, write_pareto
+from mixplug.lab.pages.pictures import reconstructions
+from mixplug.lab.pages.styles import method_styles
 from mixplug.lab.pages.tables import comparison_table, measured
+from mixplug.lab.pages.trade_offs import pareto
 from mixplug.lab.recipes.schema import Recipe, to_plain
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment, Progress
@@ -65,7 +69,7 @@ def compare(
         if runs[cell] is None:
             method, seed = cell
             name = f"[{number}/{len(cells)}] {recipe.methods[method].label}, seed {seed}"
-            experiment = Experiment(recipe, method, seed, named(progress, name))
+            experiment = Experiment(recipe, method, seed, named(progress, name), logs=out / "logs")
             data = experiment.inputs.summary
             check_data((other for other, run in runs.items() if run is not None), out, data)
             result = experiment.run()
@@ -113,10 +117,13 @@ def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
     content = {"kind": "comparison", "command": command, **describe_environment(), **summary(comparison)}
     write(out / "results.json", json.dumps(content, indent=1))
     write(out / "table.md", comparison_table(comparison).markdown(measured(comparison)))
-    pictures.pareto(comparison).savefig(out / "pareto.png")
-    pictures.curves({comparison.recipe.methods[m].label: comparison.of(m) for m in comparison.recipe.methods}).savefig(
-        out / "curves.png"
-    )
+    save_figure(pareto(comparison), out / "pareto.png")
+    write_pareto(comparison, out / "pareto.csv")
+    labels = {m: config.label for m, config in comparison.recipe.methods.items()}
+    styles = method_styles(comparison.recipe, {m: comparison.of(m)[0] for m in labels})
+    runs = {labels[m]: comparison.of(m) for m in labels}
+    save_figure(curves(runs, {labels[m]: style for m, style in styles.items()}), out / "curves.png")
+    write_curves(runs, out / "curves.csv")
     first = comparison.seeds[0]
     shown = {
         comparison.recipe.methods[m].label: r
@@ -124,4 +131,4 @@ def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
         if (r := comparison.runs[m, first].reconstruction) is not None
     }
     if shown:
-        pictures.reconstructions(shown).savefig(out / "reconstructions.png")
+        save_figure(reconstructions(shown), out / "reconstructions.png")

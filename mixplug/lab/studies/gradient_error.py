@@ -19,6 +19,7 @@ from mixplug.checks import check_int, check_real
 from mixplug.data.batches import images_of
 from mixplug.data.passes import repeatable_pass
 from mixplug.lab.pages.error_tables import error_table, stage_table
+from mixplug.lab.pages.figures import save_figure
 from mixplug.lab.pages.heat_maps import error_maps
 from mixplug.lab.recipes.schema import Recipe, to_plain
 from mixplug.lab.runs.environment import describe_environment
@@ -158,7 +159,7 @@ def write_stages(measured: MeasuredStages, recipe: Recipe, method: str, seed: in
     tables = (stage_table(measured), error_table(measured))
     (out / "gradient_error.md").write_text(f"# {recipe.description}\n\n" + "\n".join(t.markdown() for t in tables))
     if measured.stages:
-        error_maps(measured).savefig(out / "gradient_error.png")
+        save_figure(error_maps(measured), out / "gradient_error.png")
 
 
 def _native_patch(module: Any, path: str | None) -> int:

@@ -13,6 +13,7 @@ from composer.loggers import Logger
 from mixplug import JointLoss
 from mixplug.algorithms.trainer.contract import find_in
 from mixplug.data.order import random_state, set_random_state
+from mixplug.lab.pages.figures import save_figure
 from mixplug.lab.pages.range_pictures import range_curve
 from mixplug.lab.recipes.schema import Recipe, to_plain
 from mixplug.lab.runs.environment import describe_environment
@@ -92,7 +93,7 @@ def write_range(found: LearningRateRange, recipe: Recipe, method: str, seed: int
         **describe_environment(),
     }
     (out / "lr_range.json").write_text(json.dumps(content, indent=1))
-    range_curve(found, recipe.methods[method].label or method).savefig(out / "lr_range.png")
+    save_figure(range_curve(found, recipe.methods[method].label or method), out / "lr_range.png")
 
 
 class _TestIsOver(Exception):  # noqa: N818  (no error)

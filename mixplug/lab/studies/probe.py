@@ -63,7 +63,7 @@ def probe(checkpoint: Path, recipe: Recipe, method: str, seed: int, k: int = 20)
     experiment = Experiment(recipe, method, seed)
     try:
         state = experiment.trainer.state
-        backbone = unattached_backbone(experiment.model)
+        backbone = unattached_backbone(experiment.model, experiment.backbone_path)
         trained = _of_encoder(backbone, weights, f"{str(checkpoint)!r}")
         results = []
         for encoder in ("untrained", checkpoint.name):

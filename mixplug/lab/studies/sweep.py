@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mixplug.lab.pages.figures import save_figure, write_sweep
 from mixplug.lab.pages.sweep_pictures import accuracy, trade_off
 from mixplug.lab.pages.tables import measured, sweep_table
 from mixplug.lab.recipes.grid import GridPoint, grid_points, read_points
@@ -130,8 +131,9 @@ def _write_outputs(finished: Sweep, out: Path, command: str) -> None:
     content = {"kind": "sweep", "command": command, **describe_environment(), "points": points}
     write(out / "results.json", json.dumps(content, indent=1))
     write(out / "table.md", sweep_table(finished).markdown(*_shared(finished), measured(finished.comparisons[0])))
-    accuracy(finished).savefig(out / "accuracy.png")
-    trade_off(finished).savefig(out / "pareto.png")
+    save_figure(accuracy(finished), out / "accuracy.png")
+    save_figure(trade_off(finished), out / "pareto.png")
+    write_sweep(finished, out / "pareto.csv")
 
 
 def _shared(finished: Sweep) -> list[str]:

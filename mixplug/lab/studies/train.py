@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mixplug.lab.pages import pictures
+from mixplug.lab.pages.curves import curves
+from mixplug.lab.pages.figures import save_figure, write_curves
+from mixplug.lab.pages.pictures import reconstructions
 from mixplug.lab.recipes.schema import Recipe, to_plain
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment, Progress
@@ -30,11 +32,12 @@ def train(
         checkpoints: See :class:`mixplug.lab.runs.experiment.Experiment`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    result = Experiment(recipe, method, seed, progress, out, checkpoints).run()
+    result = Experiment(recipe, method, seed, progress, out, checkpoints, logs=out / "logs").run()
     label = recipe.methods[method].label
     content = {"method": method, "seed": seed, **result.numbers(), "recipe": to_plain(recipe), **describe_environment()}
     (out / "history.json").write_text(json.dumps(content, indent=1))
-    pictures.curves({label: [result]}).savefig(out / "curves.png")
+    save_figure(curves({label: [result]}), out / "curves.png")
+    write_curves({label: [result]}, out / "curves.csv")
     if result.reconstruction is not None:
-        pictures.reconstructions({label: result.reconstruction}).savefig(out / "reconstructions.png")
+        save_figure(reconstructions({label: result.reconstruction}), out / "reconstructions.png")
     return result

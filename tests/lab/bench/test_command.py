@@ -20,7 +20,7 @@ def test_a_whole_benchmark(tmp_path, capsys):
     printed = capsys.readouterr().out
     for words in ("3 methods, 2 turns of 1 steps", "MFLOPs/image", "Of ideal", "SL step over a Trainer's", "--turns 2"):
         assert words in printed
-    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.md", "parts.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.md", "parts.png", "parts.pdf"}
     page = (tmp_path / "bench.md").read_text()
     titles = [line for line in page.splitlines() if line.startswith("#")]
     assert titles == ["# tiny", "## Steps", "## Parts of a step", "## Trainings", "## Targets"]

@@ -85,7 +85,9 @@ def test_the_command_and_what_reads_it(trained, capsys, tmp_path):
     out = capsys.readouterr().out
     assert out.split()[:4] == ["Checkpoint", "Phase", "Dropped", "Patch"]
     assert "checkpoint.pt  SL 100%" in out
-    assert {path.name for path in tmp_path.iterdir()} == {f"gradient_error.{kind}" for kind in ("json", "md", "png")}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"gradient_error.{kind}" for kind in ("json", "md", "pdf", "png")
+    }
     content = json.loads((tmp_path / "gradient_error.json").read_text())
     assert [row["rate"] for row in content["stages"][0]["rows"]] == [0.0, 0.5]
     assert "Squared bias" in (tmp_path / "gradient_error.md").read_text()

@@ -38,7 +38,7 @@ def test_the_command(tmp_path, capsys):
     assert content["suggestion"] == pytest.approx(content["largest"] / 3)
     assert content["rates"][0] == 1e-5
     assert (out / "lr_range.png").stat().st_size > 10_000
-    assert {path.name for path in out.iterdir()} == {"lr_range.json", "lr_range.png"}
+    assert {path.name for path in out.iterdir()} == {"lr_range.json", "lr_range.png", "lr_range.pdf"}
 
 
 def test_more_steps_than_the_first_phase_has(capsys):

@@ -25,8 +25,8 @@ def folders(tmp_path_factory):
         patch.chdir(TINY.parent)
         patch.setattr(compare_module, "Experiment", FakeExperiment)
         for module, name in (
-            (compare_module.pictures, "pareto"),
-            (compare_module.pictures, "curves"),
+            (compare_module, "pareto"),
+            (compare_module, "curves"),
             (sweep_module, "accuracy"),
             (sweep_module, "trade_off"),
         ):

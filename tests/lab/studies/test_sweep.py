@@ -23,7 +23,7 @@ def fake(monkeypatch):
     """Runs and pictures that cost nothing; counts what is built and trained."""
     monkeypatch.setattr(compare_module, "Experiment", FakeExperiment)
     for name in ("pareto", "curves"):
-        monkeypatch.setattr(compare_module.pictures, name, lambda *_: Figure(figsize=(1, 1)))
+        monkeypatch.setattr(compare_module, name, lambda *_: Figure(figsize=(1, 1)))
     for name in ("accuracy", "trade_off"):
         monkeypatch.setattr(sweep_module, name, lambda *_: Figure(figsize=(1, 1)))
     monkeypatch.setattr(FakeExperiment, "built", [])
@@ -274,12 +274,12 @@ def test_far_apart_is_logarithmic(argument, scale):
     assert axes.get_xscale() == scale
 
 
-@pytest.mark.parametrize("draw", [accuracy, trade_off])
-def test_one_legend_outside_of_the_axes(draw):
+@pytest.mark.parametrize(("draw", "more"), [(accuracy, []), (trade_off, ["frontier"])])
+def test_one_legend_outside_of_the_axes(draw, more):
     picture = draw(fake_sweep("epochs=2,4", "fraction=0.1,1"))
     assert [axes.get_legend() for axes in picture.axes] == [None] * len(picture.axes)
     (legend,) = picture.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["SL", "SSL+SL", "MixTraining"]
+    assert [text.get_text() for text in legend.get_texts()] == ["SL", "SSL+SL", "MixTraining", *more]
     picture.canvas.draw()
     below = legend.get_window_extent().y1
     assert all(axes.get_window_extent().y0 > below for axes in picture.axes)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mixplug.lab.bench.pages import DASH, MIB, describe_measurement
 from mixplug.lab.bench.scaling.growth import Growth, Line
 from mixplug.lab.pages.columns import Column, Table
+from mixplug.lab.pages.figures import save_figure
 
 _MEASURED, _LINE = "#1f4e79", "#d1701f"
 
@@ -22,7 +23,7 @@ def write_growth(growth: Growth, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     growth.write(out / "scaling.json")
-    growth_chart(growth).savefig(out / "scaling.png")
+    save_figure(growth_chart(growth), out / "scaling.png")
     sections = [f"# {growth.recipe}: how the cost of {growth.label}'s {growth.phase.upper()} step grows\n"]
     sections += [growth_table(growth).markdown(), "![Step time and memory](scaling.png)\n"]
     if lines := left_out_lines(growth):
