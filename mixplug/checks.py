@@ -69,16 +69,54 @@ def check_bool(name: str, value: Any) -> bool:
     return value
 
 
-def check_per_channel(name: str, values: Any, channels: int, above: float) -> tuple[float, ...]:
-    """Return ``values`` as a tuple if they are finite numbers, one for each channel, each greater than ``above``.
+def check_mean(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    """Return ``values`` as a tuple if they may be the mean pixels of images in [0, 1], one number for each channel.
+
+    Args:
+        name: What messages call them.
+        values: A sequence, numpy array or tensor; dimensions of size 1 around the channels do not matter.
+        channels: How many there must be.
 
     Raises:
         TypeError: one of them is not a number.
-        ValueError: they are not as many as channels, or one is out of range.
+        ValueError: they are not as many as channels, or one is outside of [0, 1].
     """
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != channels:
-        raise ValueError(f"{name} must have a number for each of the {channels} channels, got {values!r}")
-    return tuple(check_real(name, value, above, math.inf, low_open=True, high_open=True) for value in values)
+    return _per_channel(name, values, channels, low_open=False)
+
+
+def check_std(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    """Return ``values`` as a tuple if they may be such images' standard deviations: each in (0, 1]; see above.
+
+    Raises:
+        TypeError: one of them is not a number.
+        ValueError: they are not as many as channels, or one is outside of (0, 1].
+    """
+    return _per_channel(name, values, channels, low_open=True)
+
+
+def _per_channel(name: str, values: Any, channels: int, low_open: bool) -> tuple[float, ...]:
+    given = list_of(values)
+    if given is None or len(given) != channels:
+        each = f"each of the {channels} channels" if channels > 1 else "the one channel"
+        raise ValueError(f"{name} must have a number for {each}, such as {[0.5] * channels}, got {values!r}")
+    try:
+        return tuple(float(check_real(name, value, 0, 1, low_open=low_open)) for value in given)
+    except ValueError as error:
+        if not all(isinstance(value, numbers.Real) and value <= 255 for value in given) or max(given) <= 1:
+            raise
+        raise ValueError(
+            f"{error}: it is that of images in [0, 1]. Of pixels from 0 to 255 it is divided by 255: "
+            f"{[float(f'{value / 255:.4g}') for value in given]}"
+        ) from error
+
+
+def list_of(values: Any) -> list[Any] | None:
+    """The numbers of a sequence, numpy array or tensor as a list; None of anything else."""
+    if hasattr(values, "reshape") and hasattr(values, "tolist"):
+        return values.reshape(-1).tolist()
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return None
+    return [value.item() if hasattr(value, "item") else value for value in values]
 
 
 def check_range(name: str, values: Any, high: float) -> tuple[float, float]:
@@ -107,6 +145,11 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}{did_you_mean(value, choices)}")
     return value
+
+
+def counted(number: int, thing: str, things: str = "") -> str:
+    """``1 image`` or ``2 images``; ``things`` is the plural of a word that takes more than an s."""
+    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def did_you_mean(word: Any, choices: Iterable[str]) -> str:

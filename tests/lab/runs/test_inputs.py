@@ -69,7 +69,7 @@ def test_other_images_for_ssl_of_other_size_and_number(tmp_path):
     ("ssl_data", "error", "message"),
     [
         ("{dataset: digits}", ValueError, r"ssl_data: its images are \(1, 8, 8\), the labelled ones \(3, 8, 8\)"),
-        ("{dataset: image_folder, root: nowhere}", FileNotFoundError, r"nowhere is no folder.*ssl_data\.root"),
+        ("{dataset: image_folder, root: nowhere}", FileNotFoundError, r"^ssl_data\.root='nowhere' .* is no folder"),
         ("{dataset: digits, fraction: 0}", ValueError, r"^ssl_data\.fraction"),
         ("{dataset: digits, mean: [1, 2]}", ValueError, r"^ssl_data\.mean"),
         ("{dataset: image_folder, root: '.', image_size: 0}", ValueError, r"^ssl_data\.image_size"),
