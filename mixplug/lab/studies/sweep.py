@@ -18,6 +18,7 @@ from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Progress
 from mixplug.lab.runs.files import copy_run, load_run, run_paths, settings_of, write
 from mixplug.lab.runs.folders import STARTED, check_out, command_line, with_out
+from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.results import Point, Sweep
 from mixplug.lab.studies.compare import Announce, cells_of, check_method, compare, expected_runs, named, summary
 
@@ -54,6 +55,7 @@ def sweep(
     recipes = read_points(recipe, grid)
     command = command_line("sweep", recipe, arguments)
     trained = _found(grid, recipes, out)
+    check_images([(one, one.all_seeds()) for one in recipes], announce)
     out.mkdir(parents=True, exist_ok=True)
     write(out / STARTED, json.dumps(_expected(grid, recipes, with_out(command, out)), indent=1))
     points = []

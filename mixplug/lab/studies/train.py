@@ -9,6 +9,7 @@ from mixplug.lab.pages import pictures
 from mixplug.lab.recipes.schema import Recipe, to_plain
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment, Progress
+from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.results import RunResult
 
 
@@ -29,6 +30,7 @@ def train(
         progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
         checkpoints: See :class:`mixplug.lab.runs.experiment.Experiment`.
     """
+    check_images([(recipe, [seed])])
     out.mkdir(parents=True, exist_ok=True)
     result = Experiment(recipe, method, seed, progress, out, checkpoints).run()
     label = recipe.methods[method].label
