@@ -158,5 +158,17 @@ def did_you_mean(word: Any, choices: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def match_case(word: Any, choices: Iterable[str]) -> Any:
+    """The one of ``choices`` that ``word`` is but for its case; ``word`` itself if it is one, or no single one is."""
+    choices = list(choices)
+    if word in choices or not isinstance(word, str):
+        return word
+    alike = [choice for choice in choices if choice.casefold() == word.casefold()]
+    return alike[0] if len(alike) == 1 else word
+
+
 def _unquoted_hint(value: Any) -> str:
-    return "; write it without quotes" if isinstance(value, str) else ""
+    try:
+        return "; write it without quotes" if isinstance(value, str) and math.isfinite(float(value)) else ""
+    except ValueError:
+        return ""

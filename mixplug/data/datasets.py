@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mixplug.checks import check_bool, check_choice, check_int, check_mean, check_std, counted, did_you_mean
+from mixplug.checks import check_bool, check_choice, check_int, check_mean, check_std, counted, did_you_mean, match_case
 from mixplug.data.cache import ByteBoundedCache
 from mixplug.data.folders import read_folder, read_unlabelled, shown_root
 from mixplug.data.images import FileImages, MemoryImages, Pipeline, file_stamps
@@ -231,7 +231,7 @@ def _options(
             raise TypeError(f"{key} has no option {name!r}{did_you_mean(name, names)}; it has {names}")
     more = more if fraction is None else {"fraction": fraction, **more}
     given = replace(images, **more) if isinstance(images, kind) else kind(**{"dataset": images, **more})
-    check_choice(f"{key}.dataset", given.dataset, DATASETS)
+    given = replace(given, dataset=check_choice(f"{key}.dataset", match_case(given.dataset, DATASETS), DATASETS))
     if not isinstance(given.root, (str, Path)) or not isinstance(given.train, str):
         raise TypeError(
             f"{key}.root must be the path of a folder and {key}.train a name, got {given.root!r} and {given.train!r}; "

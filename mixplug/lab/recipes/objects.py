@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from mixplug.checks import check_choice, did_you_mean
+from mixplug.checks import check_choice, did_you_mean, match_case
 
 
 def public_classes() -> dict[str, type]:
@@ -45,14 +45,23 @@ def build(spec: Any, kind: type, where: str, **offers: Any) -> Any:
 
 def _build(spec: Any, names: Mapping[str, type], where: str, offers: Mapping[str, Any]) -> Any:
     name, arguments = take_apart(spec, where)
-    check_choice(where, name, names)
+    name = check_choice(where, match_case(name, names), names)
     where = f"{where}.{name}"
+    arguments = {k: {v: None} if k == "objective" and _is_objective(v) else v for k, v in arguments.items()}
     made = _call(names[name], {k: _value(v, f"{where}.{k}", offers) for k, v in arguments.items()}, where, offers)
     if offers.get("normalisation") is not None:
         for part in made.modules() if hasattr(made, "modules") else ():
             if hasattr(part, "normalised_by"):
                 part.normalised_by(*offers["normalisation"])
     return made
+
+
+def _is_objective(name: Any) -> bool:
+    """Whether it is an objective's name, which needs no arguments written behind it, as an algorithm's needs none."""
+    from mixplug.objectives import Objective
+
+    found = public_classes().get(match_case(name, public_classes())) if isinstance(name, str) else None
+    return found is not None and issubclass(found, Objective)
 
 
 def take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
@@ -79,7 +88,8 @@ def _value(value: Any, where: str, offers: Mapping[str, Any]) -> Any:
     if isinstance(value, Mapping) and len(value) == 1:
         name, inner = next(iter(value.items()))
         known, described = public_classes(), isinstance(inner, (Mapping, type(None)))
-        if name in known or (described and isinstance(name, str) and name[:1].isupper()):
+        found = match_case(name, known) in known if described else name in known
+        if found or (described and isinstance(name, str) and name[:1].isupper()):
             return _build(value, known, where, offers)
     if isinstance(value, Mapping):
         return {k: _value(v, f"{where}.{k}", offers) for k, v in value.items()}
@@ -109,6 +119,11 @@ def _call(target: Any, arguments: Mapping[str, Any], where: str, offers: Mapping
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     except TypeError as error:  # torch's own name no value
+        for name, value in arguments.items():
+            default = parameters[name].default if name in parameters else None
+            wants_number = isinstance(default, (int, float)) and not isinstance(default, bool)
+            if wants_number and isinstance(value, str) and repr(value) not in str(error):
+                raise TypeError(f"{where}.{name} must be a number, got {value!r}") from error
         plain = {k: v for k, v in arguments.items() if isinstance(v, (str, int, float, list, type(None)))}
         raise TypeError(f"{where}: {error}; got {plain}") from error
     except Exception as error:  # whatever else Composer's and torch's own checks raise
