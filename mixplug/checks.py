@@ -9,6 +9,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -156,6 +157,14 @@ def did_you_mean(word: Any, choices: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'?`` if a choice is near, else empty."""
     near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path with its ``~``; as it is where there is no such user, for whoever looks for it to say so."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def match_case(word: Any, choices: Iterable[str]) -> Any:

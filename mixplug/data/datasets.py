@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mixplug.checks import check_bool, check_choice, check_int, check_mean, check_std, counted, did_you_mean, match_case
+from mixplug.checks import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_mean,
+    check_std,
+    did_you_mean,
+    expand_home,
+    match_case,
+)
 from mixplug.data.cache import ByteBoundedCache
 from mixplug.data.folders import read_folder, read_unlabelled, shown_root
 from mixplug.data.images import FileImages, MemoryImages, Pipeline, file_stamps
@@ -173,9 +182,9 @@ def _warn_of_lost_classes(whole: DataSplit, drawn: Tensor, seed: int, key: str) 
     if lost:
         names = ", ".join(whole.names[label] for label in lost[:5]) + (" ..." if len(lost) > 5 else "")
         warnings.warn(
-            f"{key}: {counted(len(drawn), 'training image')} of {len(whole.train)}, drawn with seed {seed}, leave "
-            f"{len(lost)} of the {whole.classes} classes without any ({names}), so these cannot be learned; keep more "
-            f"images, or set {key}.sampling=stratified, which keeps one of each class where there are enough",
+            f"{key}: {len(lost)} of the {whole.classes} classes cannot be learned ({names}): no image is left of them "
+            f"in the {len(drawn)} of {len(whole.train)} training images that seed {seed} drew; keep more, or set "
+            f"{key}.sampling=stratified, which keeps one of each class where there are enough",
             stacklevel=3,
         )
 
@@ -267,7 +276,7 @@ _CACHE = ByteBoundedCache(IN_MEMORY_BYTES)
 def _by_name(given: ImageOptions, key: str) -> DataSplit:
     stamps: tuple[Any, ...] = ()
     if given.dataset in _TORCHVISION:
-        files = sorted(Path(given.root).expanduser().resolve().glob(_TORCHVISION[given.dataset].files))
+        files = sorted(expand_home(given.root).resolve().glob(_TORCHVISION[given.dataset].files))
         stamps = (*files, *file_stamps(files))
     split = _CACHE.get((given.dataset, stamps, given.image_size), lambda: _read_by_name(given, key))
     # What others will be given is not to be changed. (Of the training images everyone gets a copy, which is drawn.)
@@ -335,7 +344,7 @@ def _from_torchvision(given: ImageOptions, key: str) -> DataSplit:
         if known.torchvision == "SVHN":
             which = {"split": "train" if is_train else "test"}
         try:
-            data = kind(str(Path(root).expanduser()), download=given.download, **which)
+            data = kind(str(expand_home(root)), download=given.download, **which)
         except (RuntimeError, OSError) as error:
             if given.download:
                 raise OSError(

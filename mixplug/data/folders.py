@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from mixplug.checks import counted
+from mixplug.checks import counted, expand_home
 from mixplug.data.images import FileImages
 from mixplug.data.options import ImageOptions, LabelledOptions
 
@@ -43,7 +43,7 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
         UserWarning: the test images are the training images, or lack a class of them; or files are passed over for
             their ending, or since they lie outside of a class folder.
     """
-    root, train, test, size = Path(options.root).expanduser(), options.train, options.test, options.image_size
+    root, train, test, size = expand_home(options.root), options.train, options.test, options.image_size
     folder = root / train
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -104,7 +104,7 @@ def read_unlabelled(options: ImageOptions, key: str = "ssl_data") -> FileImages:
     Warns:
         UserWarning: files are passed over for their ending.
     """
-    root = Path(options.root).expanduser()
+    root = expand_home(options.root)
     folder = root / options.train
     if not folder.is_dir() and options.train == "train":
         folder = root
@@ -123,7 +123,7 @@ def read_unlabelled(options: ImageOptions, key: str = "ssl_data") -> FileImages:
 
 def shown_root(root: str | Path, key: str) -> str:
     """``data.root='photos'`` for messages, and where that is."""
-    where = Path(root).expanduser()
+    where = expand_home(root)
     return f"{key}.root={str(root)!r}" + ("" if where.is_absolute() else f" ({where.absolute()})")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixplug.checks import check_choice, check_int, check_real
+from mixplug.checks import check_choice, check_int, check_real, counted
 
 SAMPLINGS = ("uniform", "stratified")
 
@@ -36,7 +36,7 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
     kept = round(count * fraction)
     if kept < 1:
         raise ValueError(
-            f"{key}.fraction={fraction} leaves none of the {count} training images; use at least {1 / count:.2g}"
+            f"{key}.fraction={fraction} leaves none of {counted(count, 'training image')}; use at least {1 / count:.2g}"
         )
     return _draw(labels, kept, seed, sampling)
 

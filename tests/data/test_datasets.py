@@ -325,6 +325,10 @@ def test_a_root_that_is_not_there_is_shown_whole(tmp_path, monkeypatch):
         load_dataset("image_folder", root=str(tmp_path))
 
 
+def test_a_name_in_any_case():
+    assert load_dataset("Digits").shape == (1, 8, 8)
+
+
 def test_an_unknown_name():
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         load_dataset("digit")

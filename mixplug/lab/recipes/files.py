@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from mixplug.checks import did_you_mean, match_case
+from mixplug.checks import did_you_mean, expand_home, match_case
 from mixplug.lab.recipes.overrides import APPLIED_LAST, expand
 
 ONE_NAME = ("optimizer", "scheduler")
@@ -69,7 +69,7 @@ def locate(recipe: str | Path, beside: Path | None = None) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    path = Path(recipe).expanduser()
+    path = expand_home(recipe)
     for candidate in ([] if beside is None else [beside / path]) + [path]:
         if candidate.is_file():
             return candidate

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mixplug.checks import counted
 from mixplug.lab.pages import pictures
 from mixplug.lab.pages.tables import comparison_table, measured
 from mixplug.lab.recipes.schema import Recipe, to_plain
@@ -55,7 +56,7 @@ def compare(
     runs = {cell: load_run(recipe, *cell, out) for cell in cells}
     found = sum(run is not None for run in runs.values())
     if found:
-        announce(f"{out} holds {found} of {len(cells)} runs; going on with the other {len(cells) - found}")
+        announce(f"{out} holds {found} of {counted(len(cells), 'run')}; going on with the other {len(cells) - found}")
     elif not checked:
         # The first error of a recipe should come before minutes of training, not after: build each method once.
         for method in recipe.methods:

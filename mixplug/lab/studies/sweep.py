@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mixplug.checks import counted
 from mixplug.lab.pages.sweep_pictures import accuracy, trade_off
 from mixplug.lab.pages.tables import measured, sweep_table
 from mixplug.lab.recipes.grid import GridPoint, grid_points, read_points
@@ -110,7 +111,7 @@ def _reuse(recipe: Recipe, folder: Path, trained: dict[Identity, Path], announce
         source = trained.get(_identity(recipe, method, seed))
         if source is None or run_paths(method, seed, folder)[0].exists():
             continue
-        origin = json.loads(source.read_text()).get("reused_from", source.parent.parent.name)
+        origin = json.loads(source.read_text(encoding="utf-8")).get("reused_from", source.parent.parent.name)
         copy_run(source, method, seed, folder, origin)
         announce(f"{recipe.methods[method].label}, seed {seed}: same settings as {origin}, reused")
 
@@ -140,4 +141,8 @@ def _shared(finished: Sweep) -> list[str]:
     """A sentence on the runs that points share, if they do."""
     runs = [_identity(c.recipe, *cell) for c in finished.comparisons for cell in cells_of(c.recipe)]
     shared = len(runs) - len(set(runs))
-    return [f"Trained once for all rows that have the same settings: {shared} of {len(runs)} runs."] if shared else []
+    return (
+        [f"Trained once for all rows that have the same settings: {shared} of {counted(len(runs), 'run')}."]
+        if shared
+        else []
+    )

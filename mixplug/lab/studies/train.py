@@ -35,7 +35,7 @@ def train(
     result = Experiment(recipe, method, seed, progress, out, checkpoints).run()
     label = recipe.methods[method].label
     content = {"method": method, "seed": seed, **result.numbers(), "recipe": to_plain(recipe), **describe_environment()}
-    (out / "history.json").write_text(json.dumps(content, indent=1))
+    (out / "history.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     pictures.curves({label: [result]}).savefig(out / "curves.png")
     if result.reconstruction is not None:
         pictures.reconstructions({label: result.reconstruction}).savefig(out / "reconstructions.png")

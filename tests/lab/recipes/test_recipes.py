@@ -496,6 +496,10 @@ def test_a_var_is_replaced_as_a_whole(tmp_path):
     assert recipe.methods["mix_input"].algorithms == [{"MixTraining": {"objective": {"SimSiam": {"out_dim": 8}}}}]
 
 
+def test_the_name_of_a_shipped_recipe_in_any_case():
+    assert load_recipe("Small/CIFAR10").description == load_recipe("small/cifar10").description
+
+
 def test_some_of_the_methods():
     assert list(load_recipe("digits", ["methods=[sl,mix_input]"]).methods) == ["sl", "mix_input"]
     for value in ("[sl,mix_inptu]", "[]", "[3]"):
