@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,12 @@ def did_you_mean(word: Any, choices: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'?`` if a choice is near, else empty."""
     near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def explain_arguments(error: Exception, where: str) -> str:
+    """What an error says; of an argument that a function does not take, in words that name it by its key."""
+    refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return f"it takes no {where}.{refused[1]}; leave it out, or all of them: {where}={{}}" if refused else str(error)
 
 
 def expand_home(path: str | Path) -> Path:

@@ -24,7 +24,7 @@ from mixplug.algorithms.trainer.contract import find, find_in
 from mixplug.backbones import backbone_of
 from mixplug.backbones.probing import unattached_backbone
 from mixplug.backbones.stems import small_image_stem
-from mixplug.checks import check_choice
+from mixplug.checks import check_choice, explain_arguments
 from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.costs import RunCost
@@ -224,7 +224,8 @@ def make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
         arguments = {"in_chans": inputs.shape[0], "num_classes": sum(inputs.tasks.values()), **recipe.model.args}
         model = timm.create_model(recipe.model.name, **arguments)
     except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
-        raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {error}") from error
+        told = explain_arguments(error, "model.args")
+        raise ValueError(f"model: timm cannot make {recipe.model.name!r} with {arguments}: {told}") from error
     if recipe.model.small_image_stem:
         model = small_image_stem(model)
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)

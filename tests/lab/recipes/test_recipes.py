@@ -199,6 +199,7 @@ def test_a_missing_recipe():
         (["device=tpu"], ValueError, "device must be one of"),
         (["eval_interval=0ep"], ValueError, "eval_interval must be above 0"),
         (["eval_interval=often"], ValueError, "eval_interval must be like"),
+        (["model.name=resnet18"], ValueError, "'resnet18' with .*: it takes no model.args.img_size; leave it out, or"),
         (["model.args.in_chans=3"], ValueError, "model.args.in_chans comes from the data"),
         (["model.args.depth=0"], ValueError, "no blocks"),
         (["optimizer={AdamW: {betas: [0.9]}}"], ValueError, "optimizer.AdamW: "),
