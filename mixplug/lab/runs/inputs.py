@@ -123,6 +123,9 @@ def check_images(
     """
     known: set[Any] = set()
     for recipe, seeds in recipes:
+        sections = [config for _, config in _sections(recipe).values()]
+        if "image_folder" not in [str(config.dataset).casefold() for config in (*sections, recipe.ssl_data) if config]:
+            continue  # the others hold no files of images
         for seed in seeds:
             settings = repr((recipe.task_data(), recipe.data, recipe.ssl_data, seed))
             if settings in known:
