@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     alias.name: f"mixplug.{statement.module}"
-    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text()).body
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
     if isinstance(statement, ast.ImportFrom)
     for alias in statement.names
 }

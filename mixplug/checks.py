@@ -9,7 +9,9 @@ import difflib
 import importlib
 import math
 import numbers
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -70,16 +72,54 @@ def check_bool(name: str, value: Any) -> bool:
     return value
 
 
-def check_per_channel(name: str, values: Any, channels: int, above: float) -> tuple[float, ...]:
-    """Return ``values`` as a tuple if they are finite numbers, one for each channel, each greater than ``above``.
+def check_mean(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    """Return ``values`` as a tuple if they may be the mean pixels of images in [0, 1], one number for each channel.
+
+    Args:
+        name: What messages call them.
+        values: A sequence, numpy array or tensor; dimensions of size 1 around the channels do not matter.
+        channels: How many there must be.
 
     Raises:
         TypeError: one of them is not a number.
-        ValueError: they are not as many as channels, or one is out of range.
+        ValueError: they are not as many as channels, or one is outside of [0, 1].
     """
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != channels:
-        raise ValueError(f"{name} must have a number for each of the {channels} channels, got {values!r}")
-    return tuple(check_real(name, value, above, math.inf, low_open=True, high_open=True) for value in values)
+    return _per_channel(name, values, channels, low_open=False)
+
+
+def check_std(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    """Return ``values`` as a tuple if they may be such images' standard deviations: each in (0, 1]; see above.
+
+    Raises:
+        TypeError: one of them is not a number.
+        ValueError: they are not as many as channels, or one is outside of (0, 1].
+    """
+    return _per_channel(name, values, channels, low_open=True)
+
+
+def _per_channel(name: str, values: Any, channels: int, low_open: bool) -> tuple[float, ...]:
+    given = list_of(values)
+    if given is None or len(given) != channels:
+        each = f"each of the {channels} channels" if channels > 1 else "the one channel"
+        raise ValueError(f"{name} must have a number for {each}, such as {[0.5] * channels}, got {values!r}")
+    try:
+        return tuple(float(check_real(name, value, 0, 1, low_open=low_open)) for value in given)
+    except ValueError as error:
+        if not all(isinstance(value, numbers.Real) and value <= 255 for value in given) or max(given) <= 1:
+            raise
+        raise ValueError(
+            f"{error}: it is that of images in [0, 1]. Of pixels from 0 to 255 it is divided by 255: "
+            f"{[float(f'{value / 255:.4g}') for value in given]}"
+        ) from error
+
+
+def list_of(values: Any) -> list[Any] | None:
+    """The numbers of a sequence, numpy array or tensor as a list; None of anything else."""
+    if hasattr(values, "reshape") and hasattr(values, "tolist"):
+        return values.reshape(-1).tolist()
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return None
+    return [value.item() if hasattr(value, "item") else value for value in values]
 
 
 def check_range(name: str, values: Any, high: float) -> tuple[float, float]:
@@ -141,11 +181,42 @@ def import_object(name: str, where: str) -> Any:
     return getattr(found, attribute)
 
 
+def counted(number: int, thing: str, things: str = "") -> str:
+    """``1 image`` or ``2 images``; ``things`` is the plural of a word that takes more than an s."""
+    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def did_you_mean(word: Any, choices: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'?`` if a choice is near, else empty."""
     near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def explain_arguments(error: Exception, where: str) -> str:
+    """What an error says; of an argument that a function does not take, in words that name it by its key."""
+    refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return f"it takes no {where}.{refused[1]}; leave it out, or all of them: {where}={{}}" if refused else str(error)
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path with its ``~``; as it is where there is no such user, for whoever looks for it to say so."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def match_case(word: Any, choices: Iterable[str]) -> Any:
+    """The one of ``choices`` that ``word`` is but for its case; ``word`` itself if it is one, or no single one is."""
+    choices = list(choices)
+    if word in choices or not isinstance(word, str):
+        return word
+    alike = [choice for choice in choices if choice.casefold() == word.casefold()]
+    return alike[0] if len(alike) == 1 else word
+
+
 def _unquoted_hint(value: Any) -> str:
-    return "; write it without quotes" if isinstance(value, str) else ""
+    try:
+        return "; write it without quotes" if isinstance(value, str) and math.isfinite(float(value)) else ""
+    except ValueError:
+        return ""

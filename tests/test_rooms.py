@@ -21,8 +21,9 @@ PURE_PYTHON = {"checks", "schedules"}
 
 
 def room_of(path: Path, package: Path) -> str:
-    """The folder, or the file's own name where it lies in none."""
-    return path.relative_to(package).parts[0].removesuffix(".py")
+    """The folder, or the file's own name where it lies in none; ``python -m mixplug`` is the lab's command."""
+    name = path.relative_to(package).parts[0].removesuffix(".py")
+    return "lab" if name == "__main__" else name
 
 
 def imports_of(path: Path, package: Path) -> set[str]:
@@ -122,6 +123,16 @@ def test_what_the_rule_allows_is_not(tmp_path):
     (tmp_path / "data" / "images.py").write_text("import torch\nfrom mixplug.views import mixing\nfrom .order import f")
     (tmp_path / "checks.py").write_text("import math")
     assert broken_rules(tmp_path) == []
+
+
+def test_files_are_read_and_written_in_utf_8():
+    """Without an encoding they would be in the locale's."""
+    names = {"read_text", "write_text", "open"}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in names:
+                call = ast.unparse(node)
+                assert "encoding='utf-8'" in call or "'rb'" in call or "'wb'" in call or ".open(" in call, (path, call)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ Hyperparameters
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -40,6 +41,9 @@ class PhaseSwitch(Clock):
         sl_duration: Supervised learning in all, in the same unit; 0 for self-supervised learning alone. With neither
             of the two the Trainer's ``max_duration`` is divided evenly; with both, ``max_duration`` must be their
             plan's total.
+
+    Warns:
+        UserWarning: the run is too short for a MIX phase, or a fit ends before the planned run does.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -197,8 +201,17 @@ class PhaseSwitch(Clock):
                 f"Composer's algorithms) takes each fit() for the whole",
                 stacklevel=2,
             )
-        self.plan(state)
+        self._warn_without_mix(self.plan(state))
         self._entered = self._known = None
+
+    def _warn_without_mix(self, plan: PhasePlan) -> None:
+        ratio, shorter = exact_ratio(self.rho), min(plan.e_ssl, plan.e_sl)
+        if ratio and shorter and not plan.e_mix:
+            warnings.warn(
+                f"this run has no MIX phase, but SSL and then SL: rho={self.rho} of {shorter} is less than one. Train "
+                f"for at least {math.ceil(1 / ratio)} of each kind, give durations in batches, or set rho=0 to mean it",
+                stacklevel=3,
+            )
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Enter a phase at its first batch, and after resuming."""

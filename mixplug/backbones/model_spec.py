@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixplug.backbones.stems import small_image_stem
-from mixplug.checks import import_object
+from mixplug.checks import explain_arguments, import_object
 
 _OF_TRAINING = ("pretrained", "checkpoint_path")
 """timm's arguments that load weights, which a model with its own has no use for."""
@@ -80,7 +80,8 @@ class ModelSpec:
         try:
             return timm.create_model(self.name, **arguments)
         except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
-            raise ValueError(f"model: timm cannot make {self.name!r} with {arguments}: {error}") from error
+            told = explain_arguments(error, "model.args")
+            raise ValueError(f"model: timm cannot make {self.name!r} with {arguments}: {told}") from error
 
     def _make_own(self, args: Mapping[str, Any], sizes: Mapping[str, int]) -> nn.Module:
         make = import_object(self.name, "model.name")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mixplug.checks import check_bool, check_choice, check_int, check_per_channel, did_you_mean
+from mixplug.checks import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_mean,
+    check_std,
+    did_you_mean,
+    expand_home,
+    match_case,
+)
 from mixplug.data.cache import ByteBoundedCache
-from mixplug.data.folders import read_folder, read_unlabelled
-from mixplug.data.images import FileImages, MemoryImages, Pipeline
+from mixplug.data.folders import read_folder, read_unlabelled, shown_root
+from mixplug.data.images import FileImages, MemoryImages, Pipeline, file_stamps
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.options import ImageOptions, LabelledOptions
 from mixplug.data.subsets import draw, draw_labels, draw_per_class
@@ -103,19 +112,20 @@ class UnlabelledImages:
 
 @dataclass(frozen=True)
 class _Known:
-    """A data set that mixplug knows by name: its name in torchvision, and statistics of its training pixels."""
+    """A data set that mixplug knows by name: its name in torchvision, its files, statistics of its training pixels."""
 
     torchvision: str
+    files: str
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 _TORCHVISION = {
-    "cifar10": _Known("CIFAR10", 10, *CIFAR10_STATISTICS),
-    "cifar100": _Known("CIFAR100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "svhn": _Known("SVHN", 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "fashion_mnist": _Known("FashionMNIST", 10, (0.2860,), (0.3530,)),
+    "cifar10": _Known("CIFAR10", "cifar-10-batches-py/*", 10, *CIFAR10_STATISTICS),
+    "cifar100": _Known("CIFAR100", "cifar-100-python/*", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": _Known("SVHN", "*_32x32.mat", 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw/*", 10, (0.2860,), (0.3530,)),
 }
 
 DATASETS = ("digits", *_TORCHVISION, "image_folder", "noise")
@@ -155,6 +165,7 @@ def load_dataset(
     else:
         whole = _by_name(given, key)
     drawn = whole.train.subset(_kept(whole.train.labels, given, seed, key))
+    _warn_of_lost_classes(whole, drawn.labels, seed, key)
     if drawn.shape != whole.test.shape:
         raise ValueError(
             f"training images are {drawn.shape[1:]} and test images {whole.test.shape[1:]} (height, width); "
@@ -163,6 +174,19 @@ def load_dataset(
     treatment = _treatment(given, whole.mean, whole.std, key)
     train, test = _decoded(given, drawn, whole.test)
     return DataSplit(train, test, whole.classes, names=whole.names, **treatment)
+
+
+def _warn_of_lost_classes(whole: DataSplit, drawn: Tensor, seed: int, key: str) -> None:
+    """Say which classes have training images, and none among those that were drawn."""
+    lost = sorted({*whole.train.labels.tolist()} - {*drawn.tolist()})
+    if lost:
+        names = ", ".join(whole.names[label] for label in lost[:5]) + (" ..." if len(lost) > 5 else "")
+        warnings.warn(
+            f"{key}: {len(lost)} of the {whole.classes} classes cannot be learned ({names}): no image is left of them "
+            f"in the {len(drawn)} of {len(whole.train)} training images that seed {seed} drew; keep more, or set "
+            f"{key}.sampling=stratified, which keeps one of each class where there are enough",
+            stacklevel=3,
+        )
 
 
 def _kept(labels: Tensor, given: LabelledOptions, seed: int, key: str) -> Tensor:
@@ -216,7 +240,7 @@ def _options(
             raise TypeError(f"{key} has no option {name!r}{did_you_mean(name, names)}; it has {names}")
     more = more if fraction is None else {"fraction": fraction, **more}
     given = replace(images, **more) if isinstance(images, kind) else kind(**{"dataset": images, **more})
-    check_choice(f"{key}.dataset", given.dataset, DATASETS)
+    given = replace(given, dataset=check_choice(f"{key}.dataset", match_case(given.dataset, DATASETS), DATASETS))
     if not isinstance(given.root, (str, Path)) or not isinstance(given.train, str):
         raise TypeError(
             f"{key}.root must be the path of a folder and {key}.train a name, got {given.root!r} and {given.train!r}; "
@@ -239,18 +263,25 @@ def _options(
 def _treatment(given: ImageOptions, mean: tuple[float, ...], std: tuple[float, ...], key: str) -> dict[str, Any]:
     """Normalisation, as given or else as stated, and augmentation."""
     return {
-        "mean": mean if given.mean is None else check_per_channel(f"{key}.mean", given.mean, len(mean), -math.inf),
-        "std": std if given.std is None else check_per_channel(f"{key}.std", given.std, len(std), 0),
+        "mean": mean if given.mean is None else check_mean(f"{key}.mean", given.mean, len(mean)),
+        "std": std if given.std is None else check_std(f"{key}.std", given.std, len(std)),
         "augmentation": {"crop_padding": given.crop_padding, "flip": given.flip},
     }
 
 
 _CACHE = ByteBoundedCache(IN_MEMORY_BYTES)
-"""The runs of a comparison share data: no run changes it."""
+"""The runs of a comparison share data; each has a copy."""
 
 
 def _by_name(given: ImageOptions, key: str) -> DataSplit:
-    return _CACHE.get((given.dataset, str(given.root), given.image_size), lambda: _read_by_name(given, key))
+    stamps: tuple[Any, ...] = ()
+    if given.dataset in _TORCHVISION:
+        files = sorted(expand_home(given.root).resolve().glob(_TORCHVISION[given.dataset].files))
+        stamps = (*files, *file_stamps(files))
+    split = _CACHE.get((given.dataset, stamps, given.image_size), lambda: _read_by_name(given, key))
+    # What others will be given is not to be changed. (Of the training images everyone gets a copy, which is drawn.)
+    assert isinstance(split.test, MemoryImages)
+    return replace(split, test=split.test.clone())
 
 
 def _read_by_name(given: ImageOptions, key: str) -> DataSplit:
@@ -273,7 +304,7 @@ def _decoded(given: ImageOptions, *parts: MemoryImages | FileImages) -> list[Mem
     return [
         part
         if isinstance(part, MemoryImages)
-        else _CACHE.get((part.paths, tuple(part.labels.tolist()), part.size), part.in_memory)
+        else _CACHE.get((part.paths, part.stamps(), tuple(part.labels.tolist()), part.size), part.in_memory).clone()
         for part in parts
     ]
 
@@ -313,15 +344,15 @@ def _from_torchvision(given: ImageOptions, key: str) -> DataSplit:
         if known.torchvision == "SVHN":
             which = {"split": "train" if is_train else "test"}
         try:
-            data = kind(str(Path(root).expanduser()), download=given.download, **which)
+            data = kind(str(expand_home(root)), download=given.download, **which)
         except (RuntimeError, OSError) as error:
             if given.download:
                 raise OSError(
-                    f"torchvision could not fetch {known.torchvision} into {key}.root={root!r} ({error}); connect to "
-                    f"the internet, or put its files there from elsewhere and leave {key}.download out"
+                    f"torchvision could not fetch {known.torchvision} into {shown_root(root, key)} ({error}); connect "
+                    f"to the internet, or put its files there from elsewhere and leave {key}.download out"
                 ) from error
             raise FileNotFoundError(
-                f"{known.torchvision} is not in {key}.root={root!r} as torchvision keeps it ({error}); set "
+                f"{known.torchvision} is not in {shown_root(root, key)} as torchvision keeps it ({error}); set "
                 f"{key}.download=true to have torchvision fetch it, set {key}.root to where it is, or use dataset: "
                 f"image_folder for a tree of image files"
             ) from error

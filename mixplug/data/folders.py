@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from mixplug.checks import counted, expand_home
 from mixplug.data.images import FileImages
 from mixplug.data.options import ImageOptions, LabelledOptions
 
 ANNOTATIONS = "val_annotations.txt"
 TEST_NAMES = ("test", "val", "valid", "validation")
 
+COMPANIONS = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".py", ".mat", ".db", ".ini")
+"""Endings of files that lie beside images and that nobody takes for one."""
+
 
 def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages, FileImages, tuple[str, ...]]:
     """The images of ``root/train`` and ``root/test``; files and folders whose name begins with '.' are passed over.
+
+    A folder that links lead to several times is read once.
 
     Args:
         options: Which folders. That of training images has a folder for each class (images may lie deeper in it), that
@@ -29,16 +36,18 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
 
     Raises:
         FileNotFoundError: a folder is missing or holds no images.
-        ValueError: there are fewer than two classes, or the test images have a class that the training images lack.
+        ValueError: there are fewer than two classes, the test images have a class that the training images lack, or
+            two classes are one folder by a link.
 
     Warns:
-        UserWarning: the test images are the training images, or lack a class of them.
+        UserWarning: the test images are the training images, or lack a class of them; or files are passed over for
+            their ending, or since they lie outside of a class folder.
     """
-    root, train, test, size = Path(options.root).expanduser(), options.train, options.test, options.image_size
+    root, train, test, size = expand_home(options.root), options.train, options.test, options.image_size
     folder = root / train
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{key}.root={str(root)!r} has no folder {train!r}; image_folder wants {root / train}/CLASS/IMAGE and "
+            f"{shown_root(root, key)} has no folder {train!r}; image_folder wants {root / train}/CLASS/IMAGE and "
             f"{root / (test or 'test')}/CLASS/IMAGE (set {key}.root, {key}.train and {key}.test)"
         )
     names = _folders_in(folder)
@@ -49,14 +58,21 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
     classes = {name: number for number, name in enumerate(names)}
     held_out = root / test if test else _find_test(root, classes, key)
     if not held_out.is_dir():
-        raise FileNotFoundError(f"{key}.root={str(root)!r} has no folder {test!r} of test images; set {key}.test")
+        raise FileNotFoundError(f"{shown_root(root, key)} has no folder {test!r} of test images; set {key}.test")
     if held_out.resolve() == folder.resolve():
         warnings.warn(
             f"{key}.test={test!r} is the folder of the training images: accuracy on them says nothing about new ones; "
             f"set {key}.test to a folder of other images",
             stacklevel=2,
         )
-    training, evaluation = (_images_of(tree, classes, size, key) for tree in (folder, held_out))
+    trees = _Tree(folder), _Tree(held_out)
+    training, evaluation = (_images_of(tree, classes, size, key) for tree in trees)
+    shared = [trees[1].read[identity] for identity in trees[1].read if identity in trees[0].read]
+    if shared and held_out.resolve() != folder.resolve():
+        warnings.warn(
+            f"{shared[0]} is, by a link, a folder of the training images: accuracy on them says nothing about new ones",
+            stacklevel=2,
+        )
     empty, unseen = (_lacking(images, names) for images in (training, evaluation))
     if empty:
         raise FileNotFoundError(
@@ -75,7 +91,8 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
 def read_unlabelled(options: ImageOptions, key: str = "ssl_data") -> FileImages:
     """All images anywhere below ``root/train``, or below ``root`` where it has no such folder; their labels are zeros.
 
-    Files and folders whose name begins with '.' are passed over.
+    Files and folders whose name begins with '.' are passed over, and a folder that links lead to several times is read
+    once.
 
     Args:
         options: Which folder.
@@ -83,31 +100,104 @@ def read_unlabelled(options: ImageOptions, key: str = "ssl_data") -> FileImages:
 
     Raises:
         FileNotFoundError: a folder is missing or holds no images.
+
+    Warns:
+        UserWarning: files are passed over for their ending.
     """
-    root = Path(options.root).expanduser()
+    root = expand_home(options.root)
     folder = root / options.train
     if not folder.is_dir() and options.train == "train":
         folder = root
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder of images; set {key}.root and {key}.train")
-    paths = [
-        Path(parent, name)
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
-        for name in sorted(names)
-        if name.lower().endswith(IMG_EXTENSIONS)
-    ]
-    paths = [path for path in paths if not _hidden(path, folder)]
+        inside = "" if folder == root else f" has no folder {options.train!r}: {folder.absolute()}"
+        raise FileNotFoundError(
+            f"{shown_root(root, key)}{inside} is no folder of images; set {key}.root and {key}.train"
+        )
+    tree = _Tree(folder)
+    paths = tree.images_in(folder)
+    tree.warn_of_others()
     if not paths:
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS)}); set {key}.root")
     return FileImages(tuple(paths), torch.zeros(len(paths), dtype=torch.long), options.image_size, key)
 
 
+def shown_root(root: str | Path, key: str) -> str:
+    """``data.root='photos'`` for messages, and where that is."""
+    where = expand_home(root)
+    return f"{key}.root={str(root)!r}" + ("" if where.is_absolute() else f" ({where.absolute()})")
+
+
+class _Tree:
+    """A folder of images, each folder in it read once, and what of it was passed over.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.read: dict[tuple[int, int], Path] = {}
+        self.other_endings: Counter[str] = Counter()
+        # A link to what holds the folder would lead back into it, and on the way to images of other kinds.
+        self._around = {_identity(outer) for outer in (folder.resolve(), *folder.resolve().parents)}
+
+    def images_in(self, folder: Path) -> list[Path]:
+        """The images anywhere in ``folder``, in the order of their folders' names and then their own."""
+        if folder != self.folder:
+            self._enter(folder)
+        found = []
+        for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+            folders[:] = [
+                name for name in sorted(folders) if not name.startswith(".") and self._enter(Path(parent, name))
+            ]
+            names = [name for name in names if not name.startswith(".")]
+            images = [name for name in names if _is_image(name)]
+            if len(images) < len(names):
+                endings = (Path(name).suffix.lower() for name in names if not _is_image(name))
+                self.other_endings.update(ending for ending in endings if ending not in COMPANIONS)
+            found.append((parent, sorted(images)))
+        return [Path(parent, name) for parent, images in sorted(found) for name in images]
+
+    def entered_as(self, folder: Path) -> Path | None:
+        """The path that this folder was read by already, or that holds the whole tree; None for another."""
+        identity = _identity(folder)
+        return folder.resolve() if identity in self._around else self.read.get(identity)
+
+    def _enter(self, folder: Path) -> bool:
+        identity = _identity(folder)
+        if identity in self.read or identity in self._around:
+            return False
+        self.read[identity] = folder
+        return True
+
+    def warn_of_others(self) -> None:
+        """Say how many files were passed over for their ending."""
+        if self.other_endings:
+            endings = ", ".join(f"{ending or 'none'}: {n}" for ending, n in self.other_endings.most_common(8))
+            warnings.warn(
+                f"{self.folder}: {counted(self.other_endings.total(), 'file')} passed over for the ending ({endings}); "
+                f"images end in {', '.join(IMG_EXTENSIONS)}: convert or rename them, or take them away",
+                stacklevel=3,
+            )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What a folder is, by whatever path."""
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMG_EXTENSIONS)
+
+
+def _refuse(error: OSError) -> None:
+    """What :func:`os.walk` would pass over, such as a folder that may not be read."""
+    raise error
+
+
 def _folders_in(folder: Path) -> list[str]:
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-
-
-def _hidden(path: Path, below: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(below).parts)
 
 
 def _find_test(root: Path, classes: dict[str, int], key: str) -> Path:
@@ -116,19 +206,37 @@ def _find_test(root: Path, classes: dict[str, int], key: str) -> Path:
         if (folder / ANNOTATIONS).is_file() or any((folder / label).is_dir() for label in classes):
             return folder
     raise FileNotFoundError(
-        f"{key}.root={str(root)!r} has no test images with labels in any of {list(TEST_NAMES)}: accuracy is measured "
+        f"{shown_root(root, key)} has no test images with labels in any of {list(TEST_NAMES)}: accuracy is measured "
         f"on them; add such a folder, with the classes of the training images, or set {key}.test to its name"
     )
 
 
-def _images_of(folder: Path, classes: dict[str, int], size: int | None, key: str) -> FileImages:
+def _images_of(tree: _Tree, classes: dict[str, int], size: int | None, key: str) -> FileImages:
+    folder = tree.folder
     annotations = folder / ANNOTATIONS
     if annotations.is_file():
-        samples = _annotated(annotations, classes)
+        samples, place, what = _annotated(annotations, classes), folder / "images", f"without a line in {ANNOTATIONS}"
     else:
-        _refuse_unknown_classes(folder, _folders_in(folder), classes)
-        found = make_dataset(str(folder), classes, IMG_EXTENSIONS, allow_empty=True)
-        samples = [(Path(path), label) for path, label in found if not _hidden(Path(path), folder)]
+        names = _folders_in(folder)
+        _refuse_unknown_classes(folder, names, classes)
+        samples, place, what = [], folder, "outside of a class folder"
+        for name in names:
+            if (first := tree.entered_as(folder / name)) is not None:
+                raise ValueError(
+                    f"{folder / name} is, by a link, the folder {first}, and its images would be of two classes; take "
+                    f"one of the two away"
+                )
+            samples += [(path, classes[name]) for path in tree.images_in(folder / name)]
+    tree.warn_of_others()
+    taken = {path.name for path, _ in samples if path.parent == place}
+    loose = sorted(f.name for f in (place.iterdir() if place.is_dir() else ()) if _is_image(f.name))
+    loose = [name for name in loose if name not in taken and name[0] != "." and not (place / name).is_dir()]
+    if loose:
+        warnings.warn(
+            f"{place}: {counted(len(loose), 'image')} {what} passed over ({', '.join(loose[:3])}"
+            f"{' ...' if len(loose) > 3 else ''})",
+            stacklevel=2,
+        )
     if not samples:
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS)})")
     paths, labels = zip(*samples, strict=True)

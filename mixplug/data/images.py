@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mixplug.checks import check_bool, check_int, check_per_channel
+from mixplug.checks import check_bool, check_int, check_mean, check_std
 from mixplug.data.loaders import ImageLoader
+from mixplug.data.metadata import pixels_alone
 from mixplug.data.processes import rank_and_processes
 
 
@@ -28,8 +30,8 @@ class Pipeline:
 
     Attributes:
         batch_size: Images of a batch in each process.
-        mean: What is subtracted from images in [0, 1], one number for each channel.
-        std: What they are then divided by.
+        mean: What is subtracted from images in [0, 1], one number in [0, 1] for each channel.
+        std: What they are then divided by, in (0, 1].
         shuffle: A new order in each epoch.
         crop_padding: Pixels of black around an image, out of which a random window of its size is cut; 0 for none.
         flip: Mirror each image left to right with probability 1/2.
@@ -40,8 +42,8 @@ class Pipeline:
 
     Raises:
         TypeError: an attribute has the wrong type.
-        ValueError: a number is out of range (``batch_size`` below 1, ``crop_padding``, ``seed`` or ``workers`` below 0,
-            ``std`` not above 0) or infinite; or, in :meth:`for_channels`, the numbers are not one for each channel.
+        ValueError: a number is out of range (``batch_size`` below 1, ``crop_padding``, ``seed`` or ``workers`` below
+            0); or, in :meth:`for_channels`, ``mean`` or ``std`` cannot be of images in [0, 1] with as many channels.
     """
 
     batch_size: int
@@ -64,9 +66,7 @@ class Pipeline:
 
     def for_channels(self, channels: int) -> Pipeline:
         """This one, whose mean and std are checked to be for ``channels`` channels."""
-        check_per_channel("mean", self.mean, channels, -math.inf)
-        check_per_channel("std", self.std, channels, 0)
-        return self
+        return replace(self, mean=check_mean("mean", self.mean, channels), std=check_std("std", self.std, channels))
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,12 @@ class MemoryImages:
         return channels, height, width
 
     def subset(self, index: Tensor) -> MemoryImages:
-        """The images that ``index`` ``(n,)`` names, in its order."""
+        """A copy of the images that ``index`` ``(n,)`` names, in its order."""
         return MemoryImages(self.images[index], self.labels[index])
+
+    def clone(self) -> MemoryImages:
+        """A copy, to be changed as one likes."""
+        return MemoryImages(self.images.clone(), self.labels.clone())
 
     def loader(self, pipeline: Pipeline) -> ImageLoader:
         """Batches of them, made on ``pipeline.device``."""
@@ -175,10 +179,20 @@ class FileImages:
         def fill(number: int) -> None:
             images[number] = self.read(number)
 
-        with ThreadPoolExecutor() as pool:
-            for _ in pool.map(fill, range(len(self))):
-                pass
+        _do_each(fill, range(len(self)))
         return MemoryImages(torch.from_numpy(images), self.labels)
+
+    def check(self, numbers: Sequence[int]) -> None:
+        """Decode these images, by as many threads as there are cores, and keep none.
+
+        Raises:
+            ValueError: as of :meth:`in_memory`.
+        """
+        _do_each(self.open, numbers)
+
+    def stamps(self) -> tuple[tuple[int, int], ...]:
+        """The time (ns) and the size (bytes) of each file, which say whether one is what it was."""
+        return file_stamps(self.paths)
 
     def loader(self, pipeline: Pipeline) -> DataLoader:
         """Batches of them, read and augmented image by image in ``pipeline.workers`` processes."""
@@ -190,6 +204,24 @@ class FileImages:
         # New workers for each pass: those that stay go on with random numbers that no checkpoint holds.
         size, workers = pipeline.batch_size, pipeline.workers
         return DataLoader(dataset, size, sampler=sampler, num_workers=workers, drop_last=last)
+
+
+def _do_each(do: Callable[[int], object], numbers: Sequence[int]) -> None:
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(do, numbers):
+            pass
+
+
+def file_stamps(paths: Iterable[Path]) -> tuple[tuple[int, int], ...]:
+    """The time (ns) and the size (bytes) of each of the files that are there."""
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in map(_stat_of, paths) if stat is not None)
+
+
+def _stat_of(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None  # who reads it says so
 
 
 class _Transformed(Dataset):
@@ -204,9 +236,7 @@ class _Transformed(Dataset):
             augmentation.append(T.RandomCrop(files.shape[1:], padding=pipeline.crop_padding))
         if pipeline.flip:
             augmentation.append(T.RandomHorizontalFlip())
-        self.transform = T.Compose(
-            [*augmentation, T.ToTensor(), T.Normalize(tuple(pipeline.mean), tuple(pipeline.std))]
-        )
+        self.transform = T.Compose([*augmentation, T.ToTensor(), T.Normalize(pipeline.mean, pipeline.std)])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -230,13 +260,13 @@ class ImageError(ValueError):
 def read_square(path: Path, size: int | None) -> Image.Image:
     """An image file in RGB, upright as its EXIF orientation says, brought to ``size`` pixels a side if that is given.
 
-    16 bits a channel become 8 (divided by 257), transparent pixels are laid on black.
+    16 bits a channel become 8 (divided by 257), transparent pixels are laid on black. Metadata that Pillow cannot read
+    (comments, profiles, EXIF) is passed over: without a readable orientation an image is as its pixels are stored.
 
     Raises:
         ValueError: the file is no image that Pillow can read, has too many pixels or holds floats.
     """
-    with _opened(path) as file:
-        image = _as_rgb(ImageOps.exif_transpose(file), path)
+    image = _opened(path, lambda file: _as_rgb(_upright(file), path))
     if size is None or image.size == (size, size):
         return image
     from torchvision.transforms import functional as TF
@@ -244,22 +274,54 @@ def read_square(path: Path, size: int | None) -> Image.Image:
     return TF.center_crop(TF.resize(image, size, antialias=True), size)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+Made = TypeVar("Made")
+
+
+def _opened(path: Path, use: Callable[[Image.Image], Made]) -> Made:
+    """What ``use`` makes of an image file; if Pillow stumbles over it, of its pixels without the rest."""
     try:
         with Image.open(path) as file:
-            yield file
+            return use(file)
+    except (ImageError, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} has too many pixels to be read ({error}); make it smaller or take it away") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ImageError(f"{path} cannot be read as an image ({error}); mend it or take it away") from error
+    except Exception as error:  # its decoders raise whatever the damage leads to, struct.error and EOFError among it
+        with suppress(Exception), Image.open(BytesIO(pixels_alone(path.read_bytes()))) as file:
+            return use(file)
+        told = str(error) or type(error).__name__
+        raise ImageError(f"{path} cannot be read as an image ({told}); mend it or take it away") from error
+
+
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF."""
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    # Pillow's exif_transpose writes the other EXIF fields anew, and fails on what cameras leave in them, such as n/0.
+    file.load()
+    method = _TO_UPRIGHT.get(_orientation(file))
+    return file if method is None else file.transpose(method)
+
+
+def _orientation(file: Image.Image) -> int:
+    try:
+        return int(file.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as above
+        return 1
 
 
 def _size_of(path: Path) -> tuple[int, int]:
     """Height and width of an image once upright, from its file's header."""
-    with _opened(path) as file:
-        width, height = file.size
-        turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by a quarter
+    (width, height), turned = _opened(path, lambda file: (file.size, _orientation(file) in (5, 6, 7, 8)))
     return (width, height) if turned else (height, width)
 
 

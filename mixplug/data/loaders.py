@@ -6,7 +6,6 @@ normalised by a few operations on all of it, wherever the images lie.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_collate
 
-from mixplug.checks import check_int, check_per_channel
+from mixplug.checks import check_int, check_mean, check_std
 from mixplug.data.processes import rank_and_processes
 from mixplug.views.augmentation import crop, flip, normalise, resize
 
@@ -54,8 +53,8 @@ class ImageLoader(DataLoader):
         images: ``(N, C, H, W)``, uint8.
         labels: ``(N, ...)``, on any device.
         batch_size: Images of a batch in each process.
-        mean: What is subtracted from images in [0, 1], one number for each channel.
-        std: What they are then divided by, each above 0.
+        mean: What is subtracted from images in [0, 1], one number in [0, 1] for each channel (sequence, array, tensor).
+        std: What they are then divided by, each in (0, 1].
         shuffle: A new order in each epoch; else the order of ``images``.
         crop_padding: Pixels of black around an image out of which a random window of its size is cut; 0 for none.
         flip: Mirror each image left to right with probability 1/2.
@@ -101,8 +100,8 @@ class ImageLoader(DataLoader):
         self.size = None if size is None else check_int("size", size, 1)
         self.seed = check_int("seed", seed, 0)
         self.images, self.labels = images.to(device), labels.to(device)
-        self.mean = _per_channel("mean", mean, channels, -math.inf).to(self.images.device)
-        self.std = _per_channel("std", std, channels, 0).to(self.images.device)
+        self.mean = _to_broadcast(check_mean("mean", mean, channels)).to(self.images.device)
+        self.std = _to_broadcast(check_std("std", std, channels)).to(self.images.device)
         data = TensorDataset(self.images, self.labels)
         rank, processes = rank_and_processes()
         # The sampler adds the epoch to its seed: mixed, so that seed 1 does not begin with the second epoch of seed 0.
@@ -173,9 +172,8 @@ def _check_data(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"there must be a label for each of the {len(images)} images, got {tuple(labels.shape)}")
 
 
-def _per_channel(name: str, values: Sequence[float], channels: int, above: float) -> Tensor:
+def _to_broadcast(numbers: Sequence[float]) -> Tensor:
     """``(C, 1, 1)``, to broadcast over images."""
-    numbers = check_per_channel(name, values, channels, above)
     return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixplug.checks import check_choice, check_int, check_real
+from mixplug.checks import check_choice, check_int, check_real, counted
 
 SAMPLINGS = ("uniform", "stratified")
 
@@ -18,7 +18,7 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
         fraction: Share to keep, in (0, 1]; ``round(N * fraction)`` images are kept.
         seed: Of the draw.
         sampling: 'uniform' (Li et al.: "randomly select a fraction of p data points") or 'stratified': each class
-            keeps its share, up to one image (largest remainders).
+            keeps its share, up to one image (largest remainders), and at least one where there are enough for all.
         key: What messages call the settings of these images.
 
     Returns:
@@ -36,7 +36,7 @@ def draw(labels: Tensor, fraction: float, seed: int = 0, sampling: str = "unifor
     kept = round(count * fraction)
     if kept < 1:
         raise ValueError(
-            f"{key}.fraction={fraction} leaves none of the {count} training images; use at least {1 / count:.2g}"
+            f"{key}.fraction={fraction} leaves none of {counted(count, 'training image')}; use at least {1 / count:.2g}"
         )
     return _draw(labels, kept, seed, sampling)
 
@@ -93,4 +93,8 @@ def _shares(sizes: Tensor, kept: int, seed: int) -> list[int]:
     random = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed))
     by_loss = random[(counts - share)[random].argsort(stable=True)]
     counts[by_loss[: kept - int(counts.sum())]] += 1
+    # A class without any image could not be learned: the largest give it one.
+    for empty in random[counts[random] == 0][: kept - len(sizes) + int((counts == 0).sum())].tolist():
+        counts[counts.argmax()] -= 1
+        counts[empty] += 1
     return [int(n) for n in counts]

@@ -83,7 +83,7 @@ class CompressionSchedule:
         try:
             measured = sorted(
                 (stage["ssl_progress"], _best_of(stage["rows"]))
-                for stage in json.loads(path.read_text())["stages"]
+                for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]
                 if stage["phase"] != "sl"
             )
             middles = [(one + two) / 2 for (one, _), (two, _) in itertools.pairwise(measured)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixplug.checks import check_bool, check_choice, check_int, check_per_channel, check_range
+from mixplug.checks import check_bool, check_choice, check_int, check_mean, check_range, check_std, list_of
 from mixplug.schedules.phases import Position
 from mixplug.schedules.shapes import Schedule, Shape, check_schedule, value_at
 from mixplug.views.augmentation import (
@@ -57,9 +57,9 @@ class Views(nn.Module):
     Args:
         recipe: Name of a pair in ``VIEW_RECIPES`` (simclr, simsiam, byol, mocov2, mocov3, dino), settings for both
             views, or a pair of settings.
-        mean: By what the images were normalised, one number for each channel or one for all: taken back before
-            augmentation, as colours are changed in [0, 1], and done again after it. None if images are in [0, 1].
-        std: What they were divided by then, above 0.
+        mean: By what the images were normalised, one number in [0, 1] for each channel or one for all: taken back
+            before augmentation, as colours are changed in [0, 1], and done again after it. None for images in [0, 1].
+        std: What they were divided by then, in (0, 1].
         magnitude: A number in [0, 1], or a schedule for :meth:`magnitude_at`, by default over SSL and MIX.
         blur: False leaves out all blur, as is usual for small images.
         local_scale: Range of the share of the area of :meth:`local` crops, in (0, 1]; DINO's by default.
@@ -112,12 +112,12 @@ class Views(nn.Module):
 
         Raises:
             TypeError: a number is none.
-            ValueError: they are not equally many, infinite, or a ``std`` is not above 0.
+            ValueError: they are not equally many, or cannot be of images in [0, 1].
         """
         if self.mean is None:
             if mean is None or std is None:
                 raise ValueError(f"mean and std must be given together, got mean={mean!r}, std={std!r}")
-            means, stds = _numbers("mean", mean, -math.inf), _numbers("std", std, 0)
+            means, stds = _numbers(check_mean, "mean", mean), _numbers(check_std, "std", std)
             if len(means) != len(stds):
                 raise ValueError(f"mean and std must be equally many, got {len(means)} and {len(stds)} numbers")
             self.mean, self.std = means, stds
@@ -264,9 +264,9 @@ def _pair(recipe: Any) -> tuple[ViewRecipe, ViewRecipe]:
     return pair[0], pair[1]
 
 
-def _numbers(name: str, values: Any, above: float) -> tuple[float, ...]:
-    values = values if isinstance(values, Sequence) else (values,)
-    return tuple(float(value) for value in check_per_channel(name, values, len(values), above))
+def _numbers(check: Callable[..., tuple[float, ...]], name: str, values: Any) -> tuple[float, ...]:
+    values = list_of(values) or [values]
+    return check(name, values, len(values))
 
 
 def _check_images(images: Any) -> None:

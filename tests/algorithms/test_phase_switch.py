@@ -133,6 +133,18 @@ def test_a_piece_of_a_run_is_announced():
         trainer(algorithms=[MixTraining()]).fit(duration="2ep")
 
 
+def test_a_run_too_short_for_a_mix_phase_says_so():
+    made = trainer(algorithms=[MixTraining(0.4, ssl_duration="1ba", sl_duration="2ba")], max_duration="3ba")
+    with pytest.warns(UserWarning, match=r"no MIX phase.*rho=0.4 of 1 is less than one. Train for at least 3 of each"):
+        made.fit()
+
+
+@pytest.mark.parametrize(("rho", "ssl", "sl"), [(0, "1ba", "2ba"), (0.4, "0ba", "3ba"), (0.4, "3ba", "0ba")])
+def test_a_run_that_is_meant_to_have_none_does_not(recwarn, rho, ssl, sl):
+    trainer(algorithms=[MixTraining(rho, ssl_duration=ssl, sl_duration=sl)], max_duration="3ba").fit()
+    assert not [warning for warning in recwarn if "MIX phase" in str(warning.message)]
+
+
 def test_alone_it_leaves_the_loss_alone():
     plain, switched = trainer(), trainer(algorithms=[PhaseSwitch(0.5)])
     plain.fit()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -13,6 +14,7 @@ from mixplug.data.datasets import load_dataset, load_unlabelled
 from mixplug.data.images import Pipeline
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.options import ImageOptions, LabelledOptions
+from mixplug.views.views import Views
 
 
 def pixels(images, split):
@@ -147,7 +149,7 @@ def test_missing_data_says_how_to_get_it(tmp_path, name):
         ({"train": "training"}, "data.train is for an image_folder"),
         ({"in_memory": False}, "data.in_memory is for an image_folder"),
         ({"download": True}, "data.download=true is for"),
-        ({"mean": [0.1, 0.2, 0.3]}, "data.mean must have a number for each of the 1 channels"),
+        ({"mean": [0.1, 0.2, 0.3]}, "data.mean must have a number for the one channel"),
         ({"image_size": 0}, "data.image_size must be a whole number of at least 1"),
     ],
 )
@@ -166,7 +168,7 @@ BAD_PIPELINES = [
     ({"flip": "yes"}, TypeError, "flip must be true or false, got 'yes'"),
     ({"mean": (float("nan"),) * 3}, ValueError, "mean must be a number in .*got nan"),
     ({"mean": (0.1,)}, ValueError, "mean must have a number for each of the 3 channels"),
-    ({"std": (0.1, 0.1, 0)}, ValueError, r"std must be a number in \(0, inf\), got 0"),
+    ({"std": (0.1, 0.1, 0)}, ValueError, r"std must be a number in \(0, 1\], got 0"),
     ({"std": ("1", "1", "1")}, TypeError, "std must be a number"),
 ]
 
@@ -183,8 +185,8 @@ def test_pipelines_that_memory_and_files_refuse_alike(tmp_path, kind, options, e
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"mean": 0.5}, ValueError, "x.mean must have a number for each of the 3 channels, got 0.5"),
-        ({"std": (1, 1, 0)}, ValueError, r"x.std must be a number in \(0, inf\), got 0"),
+        ({"mean": 0.5}, ValueError, "x.mean must have a number for each of the 3 channels, such as .* got 0.5"),
+        ({"std": (1, 1, 0)}, ValueError, r"x.std must be a number in \(0, 1\], got 0"),
         ({"mean": (0, 0, float("inf"))}, ValueError, "x.mean must be a number in .*got inf"),
         ({"in_memory": 1}, TypeError, "x.in_memory must be true or false, got 1"),
         ({"download": "no"}, TypeError, "x.download must be true or false, got 'no'"),
@@ -245,6 +247,86 @@ def test_the_cache_holds_so_many_bytes():
     assert get("large", 500) is get("large", 500), "the newest is kept"
     get("a", 40)
     assert made[-2:] == ["large", "a"]
+
+
+@pytest.mark.usefixtures("any_file_will_do")
+def test_files_that_changed_are_read_anew(tmp_path):
+    image_files.cifar10_files(tmp_path)
+    before = load_dataset("cifar10", root=tmp_path)
+    for file in (tmp_path / "cifar-10-batches-py").iterdir():
+        file.touch()
+    image_files.train_and_test(tmp_path)
+    photos = load_dataset("image_folder", root=tmp_path)
+    image_files.picture(77).save(tmp_path / "train" / "cat" / "0.png")
+    assert not torch.equal(load_dataset("image_folder", root=tmp_path).train.images[0], photos.train.images[0])
+    batch = tmp_path / "cifar-10-batches-py" / "test_batch"
+    batch.write_bytes((tmp_path / "cifar-10-batches-py" / "data_batch_1").read_bytes())
+    assert not torch.equal(load_dataset("cifar10", root=tmp_path).test.images, before.test.images)
+
+
+def test_the_same_relative_folder_elsewhere_is_another(tmp_path, monkeypatch):
+    for number, name in enumerate(("here", "there")):
+        image_files.train_and_test(tmp_path / name / "data", first=100 * number)
+    firsts = []
+    for name in ("here", "there"):
+        monkeypatch.chdir(tmp_path / name)
+        firsts.append(load_dataset("image_folder", root="data").train.images[0])
+    assert not torch.equal(*firsts)
+
+
+@pytest.mark.parametrize("name", ["digits", "image_folder"])
+def test_nobody_changes_the_images_of_the_next(tmp_path, name):
+    image_files.train_and_test(tmp_path)
+    one, other = (load_dataset(name, root=tmp_path) for _ in range(2))
+    for part in (one.train, one.test):
+        part.images.numpy()[:] = 0
+        part.labels.zero_()
+    for split in (other, load_dataset(name, root=tmp_path)):
+        assert all(part.images.any() and part.labels.any() for part in (split.train, split.test))
+
+
+@pytest.mark.parametrize("given", [np.array, torch.tensor, lambda numbers: [torch.tensor(n) for n in numbers]])
+def test_statistics_as_arrays_and_tensors(given):
+    mean, std = given([0.25]), given([0.5])
+    split = load_dataset("digits", mean=mean, std=std)
+    assert (split.mean, split.std) == ((0.25,), (0.5,))
+    loader = ImageLoader(split.train.images, split.train.labels, 4, mean=mean, std=std)
+    assert (loader.mean, loader.std) == (0.25, 0.5)
+    assert Views(mean=mean, std=std).mean == (0.25,)
+
+
+def test_statistics_as_they_are_broadcast():
+    assert Views(mean=torch.full((1, 3, 1, 1), 0.5), std=np.full((3, 1, 1), 0.25)).std == (0.25,) * 3
+
+
+@pytest.mark.parametrize("make", [lambda **given: load_dataset("digits", **given), Views], ids=["data", "views"])
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        ({"mean": [77.85], "std": [95.88]}, r"mean must be .*\[0, 1\], got 77.85.*divided by 255: \[0.3053\]"),
+        ({"mean": [0.3], "std": [95.88]}, r"std must be .*\(0, 1\], got 95.88.*divided by 255: \[0.376\]"),
+        ({"mean": [-0.1], "std": [0.3]}, r"mean must be a number in \[0, 1\], got -0.1$"),
+        ({"mean": [0.5], "std": [0]}, r"std must be a number in \(0, 1\], got 0$"),
+        ({"mean": [np.nan], "std": [0.3]}, r"mean must be a number in \[0, 1\], got nan$"),
+    ],
+)
+def test_statistics_that_cannot_be_of_images_in_0_to_1(make, statistics, message):
+    with pytest.raises(ValueError, match=message):
+        make(**statistics)
+
+
+def test_a_root_that_is_not_there_is_shown_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = rf"root='photos' \({tmp_path / 'photos'}\)"
+    for load, name in ((load_dataset, "image_folder"), (load_unlabelled, "image_folder"), (load_dataset, "cifar10")):
+        with pytest.raises(FileNotFoundError, match=where):
+            load(name, root="photos")
+    with pytest.raises(FileNotFoundError, match=rf"root='{tmp_path}' has no"):
+        load_dataset("image_folder", root=str(tmp_path))
+
+
+def test_a_name_in_any_case():
+    assert load_dataset("Digits").shape == (1, 8, 8)
 
 
 def test_an_unknown_name():

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import os
+import struct
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from shared import image_files
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
 from mixplug.data.datasets import IMAGENET_STATISTICS, load_dataset, load_unlabelled
+from mixplug.data.images import read_square
 from mixplug.data.loaders import ImageLoader
+from mixplug.data.metadata import pixels_alone
 
 
 def test_as_torchvisions_image_folder_reads_it(tmp_path):
@@ -192,6 +198,158 @@ def test_a_worker_says_what_is_wrong_in_a_line(tmp_path):
         list(loader)
 
 
+def with_text(path, size=2 << 20):
+    text = PngInfo()
+    text.add_text("comment", "x" * size, zip=True)
+    image_files.picture(3).save(path, pnginfo=text)
+
+
+def with_broken_comment(path):
+    text = PngInfo()
+    text.add_text("comment", "all is well")
+    image_files.picture(3).save(path, pnginfo=text)
+    path.write_bytes(path.read_bytes().replace(b"all is well", b"all is gone"))  # the checksum is of what was
+
+
+def with_broken_exif(path):
+    image_files.picture(3).save(path, exif=b"Exif\0\0no such thing")
+
+
+def with_broken_profile(path):
+    image_files.picture(3).save(path, icc_profile=b"x" * (2 << 20))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("write", [with_text, with_broken_comment, with_broken_exif, with_broken_profile])
+def test_metadata_that_cannot_be_read_does_not_stop_pixels(tmp_path, write, in_memory):
+    image_files.train_and_test(tmp_path)
+    write(tmp_path / "train" / "cat" / "0.png")
+    split = load_dataset("image_folder", root=tmp_path, in_memory=in_memory)
+    assert split.shape == (3, 8, 8)
+    pixels = next(iter(split.train_loader(1, shuffle=False)))[0][0]
+    means, stds = (torch.tensor(numbers).view(3, 1, 1) for numbers in IMAGENET_STATISTICS)
+    assert torch.allclose(pixels * stds + means, TF.to_tensor(image_files.picture(3)), atol=1e-5)
+
+
+def test_exif_with_a_number_over_0_still_says_which_side_is_up(tmp_path):
+    orientation, resolution = struct.pack("<HHII", 0x0112, 3, 1, 6), struct.pack("<HHII", 0x011A, 10, 1, 38)
+    entries = struct.pack("<H", 2) + orientation + resolution + bytes(4)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<ii", -1, 0)
+    picture = image_files.picture(3)
+    with_first(tmp_path, picture, exif=exif)
+    assert torch.equal(read_first(tmp_path), TF.pil_to_tensor(picture).rot90(-1, (1, 2)))
+
+
+def test_a_jpeg_without_its_metadata_is_the_same_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = image_files.picture(3, 16)
+    picture.save(tmp_path / "a.jpg", exif=exif, comment=b"c" * 99, icc_profile=b"x" * 999)
+    content = (tmp_path / "a.jpg").read_bytes()
+    stripped = pixels_alone(content)
+    assert len(content) - len(stripped) > 999 + 99
+    (tmp_path / "b.jpg").write_bytes(stripped)
+    assert np.array_equal(read_square(tmp_path / "a.jpg", None), read_square(tmp_path / "b.jpg", None))
+
+
+@pytest.mark.parametrize("error", [ValueError("text"), struct.error("size"), ZeroDivisionError(), KeyError(1)])
+@pytest.mark.parametrize("workers", [None, 0, 1])
+def test_an_error_of_any_type_names_the_file(tmp_path, monkeypatch, error, workers):
+    image_files.train_and_test(tmp_path, count=1)
+
+    def load(self):
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(ValueError, match=r"^\S*0\.png cannot be read as an image \(.+\); mend it or take it away$"):
+        list(
+            load_dataset("image_folder", root=tmp_path, in_memory=workers is None).train_loader(1, workers=workers or 0)
+        )
+
+
+def test_files_passed_over_for_their_ending_are_counted(tmp_path):
+    image_files.train_and_test(tmp_path)
+    for name in ("a.jfif", "b.gif", "c.heic", "d.GIF", "noending", "notes.txt", ".hidden.gif"):
+        (tmp_path / "train" / "cat" / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"train: 5 files passed over for the ending \(\.gif: 2, ") as caught:
+        split = load_dataset("image_folder", root=tmp_path)
+    assert all(text in str(caught[0].message) for text in (".jfif: 1", ".heic: 1", "none: 1"))
+    assert (len(caught), len(split.train)) == (1, 12)
+    with pytest.warns(UserWarning, match=r"5 files passed over for the ending"):
+        assert len(load_unlabelled("image_folder", root=tmp_path).images) == 12
+
+
+def test_images_outside_of_a_class_folder_are_counted(tmp_path):
+    image_files.train_and_test(tmp_path)
+    image_files.picture(0).save(tmp_path / "test" / "lost.png")
+    with pytest.warns(UserWarning, match=r"test: 1 image outside of a class folder passed over \(lost\.png\)"):
+        load_dataset("image_folder", root=tmp_path)
+
+
+def test_images_without_an_annotation_are_counted(tmp_path):
+    image_files.tiny_imagenet(tmp_path)
+    image_files.picture(0).save(tmp_path / "val" / "images" / "lost.png")
+    with pytest.warns(UserWarning, match=r"images: 1 image without a line in val_annotations\.txt passed over"):
+        load_dataset("image_folder", root=tmp_path)
+
+
+def test_a_folder_without_others_says_nothing(tmp_path, recwarn):
+    image_files.train_and_test(tmp_path / "classes")
+    load_dataset("image_folder", root=tmp_path / "classes")
+    load_unlabelled("image_folder", root=tmp_path / "classes")
+    load_dataset("image_folder", root=image_files.tiny_imagenet(tmp_path / "tiny"))
+    assert not recwarn
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../cat/deeper"])
+def test_a_folder_that_links_lead_to_again_is_read_once(tmp_path, target):
+    image_files.train_and_test(tmp_path, count=3)
+    image_files.tree(tmp_path / "train" / "cat", ("deeper",), 1)
+    (tmp_path / "train" / "cat" / "loop").symlink_to(target, target_is_directory=True)
+    split = load_dataset("image_folder", root=tmp_path)
+    assert split.train.labels.tolist() == [0] * 4 + [1] * 3
+    assert len(load_unlabelled("image_folder", root=tmp_path).images) == 7
+
+
+def test_links_to_folders_elsewhere_are_followed(tmp_path):
+    image_files.train_and_test(tmp_path, count=3)
+    image_files.tree(tmp_path / "store", ("more",), 2)
+    (tmp_path / "train" / "dog" / "more").symlink_to(tmp_path / "store" / "more")
+    assert load_dataset("image_folder", root=tmp_path).train.labels.tolist() == [0] * 3 + [1] * 5
+
+
+@pytest.mark.parametrize("target", ["cat", ".", ".."])
+def test_a_class_that_is_another_folder_by_a_link(tmp_path, target):
+    image_files.train_and_test(tmp_path)
+    (tmp_path / "train" / "eel").symlink_to(target, target_is_directory=True)
+    with pytest.raises(ValueError, match=r"train/eel is, by a link, the folder \S+, and its images would be of two"):
+        load_dataset("image_folder", root=tmp_path)
+
+
+def test_test_images_that_are_training_images_by_a_link(tmp_path):
+    image_files.train_and_test(tmp_path)
+    for file in (tmp_path / "test" / "dog").iterdir():
+        file.unlink()
+    (tmp_path / "test" / "dog").rmdir()
+    (tmp_path / "test" / "dog").symlink_to(tmp_path / "train" / "dog")
+    with pytest.warns(UserWarning, match=r"test/dog is, by a link, a folder of the training images"):
+        load_dataset("image_folder", root=tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    image_files.train_and_test(tmp_path)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(PermissionError, match="dog"):
+        load_unlabelled("image_folder", root=tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["train", "", "train/deep/er"])
 def test_unlabelled_images_lie_anywhere(tmp_path, folder):
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -231,8 +389,9 @@ def test_images_are_decoded_once_for_several_data_sets(tmp_path, monkeypatch):
     for number in range(6):
         image_files.train_and_test(tmp_path / str(number), first=10_000 * number, count=1)
     first = [load_dataset("image_folder", root=tmp_path / str(number)) for number in range(6)]
+    monkeypatch.setattr("mixplug.data.images.read_square", None)
     again = [load_dataset("image_folder", root=tmp_path / str(number)) for number in range(6)]
-    assert all(a.train is b.train and a.test is b.test for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a.train.images, b.train.images) for a, b in zip(first, again, strict=True))
 
 
 def one_class(root):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import image_files
 
 from mixplug.data.datasets import load_dataset
 from mixplug.data.subsets import draw, draw_labels, draw_per_class
@@ -28,9 +29,36 @@ def test_so_many_distinct_images_a_function_of_the_seed(labels, fraction, seed, 
 @given(labels=settings["labels"], fraction=settings["fraction"], seed=settings["seed"])
 def test_stratified_gives_each_class_its_share_up_to_one_image(labels, fraction, seed):
     kept = labels[draw(labels, fraction, seed, "stratified")]
-    for label in labels.unique():
-        share = len(kept) / len(labels)
-        assert abs((kept == label).sum() - share * (labels == label).sum()) < 1
+    names, share = labels.unique(), len(kept) / len(labels)
+    sizes = torch.tensor([(labels == name).sum() for name in names])
+    counts = torch.tensor([(kept == name).sum() for name in names])
+    assert (counts > 0).sum() == min(len(kept), len(names)), "one image at least of each class where it can"
+    if (share * sizes >= 1).all():
+        assert ((counts - share * sizes).abs() < 1).all()
+
+
+def test_stratified_takes_a_small_class_from_the_largest():
+    labels = torch.tensor([0] * 90 + [1] * 8 + [2] + [3])
+    assert labels[draw(labels, 0.05, 0, "stratified")].bincount(minlength=4).tolist() == [2, 1, 1, 1]
+    assert labels[draw(labels, 0.03, 0, "stratified")].bincount(minlength=4).max() == 1
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "stratified"])
+def test_classes_that_lose_all_images_are_named(tmp_path, sampling):
+    image_files.train_and_test(tmp_path, classes=("ant", "bee", "cat"), count=2)
+    with pytest.warns(
+        UserWarning, match=r"data: 1 of the 3 classes cannot be learned .* in the 2 of 6 .* that seed 3 drew"
+    ):
+        split = load_dataset("image_folder", 1 / 3, 3, root=tmp_path, sampling=sampling)
+    lost = {*split.names} - {split.names[label] for label in split.train.labels.tolist()}
+    with pytest.warns(UserWarning, match=rf"cannot be learned \({lost.pop()}\): no image is left"):
+        load_dataset("image_folder", 1 / 3, 3, root=tmp_path, sampling=sampling)
+
+
+def test_classes_that_keep_an_image_are_not(recwarn):
+    load_dataset("digits", labels=10, sampling="stratified")
+    load_dataset("digits", 0.5)
+    assert not recwarn
 
 
 def test_equal_classes_stay_equal():

@@ -593,7 +593,7 @@ def test_bad_settings_of_a_view(settings, error, message):
         ({"mean": 0.5}, ValueError, "mean and std must be given together"),
         ({"mean": (0.5, 0.5), "std": (0.5,)}, ValueError, "equally many, got 2 and 1"),
         ({"mean": 0.5, "std": 0}, ValueError, "std must be"),
-        ({"mean": "x", "std": 1}, ValueError, "mean"),
+        ({"mean": "x", "std": 1}, TypeError, "mean must be a number in"),
         ({"blur": 1}, TypeError, "blur must be true or false"),
         ({"local_scale": (0.1, 1.4)}, ValueError, "local_scale"),
     ],

@@ -113,7 +113,9 @@ def check_table(checks: list[StepCheck]) -> Table:
 def write_checks(checks: list[StepCheck], description: str, out: Path) -> None:
     """Leave ``checks.json`` and ``checks.md`` in ``out``, a folder that is made if missing."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "checks.json").write_text(json.dumps([dataclasses.asdict(check) for check in checks], indent=1))
+    (out / "checks.json").write_text(
+        json.dumps([dataclasses.asdict(check) for check in checks], indent=1), encoding="utf-8"
+    )
     (out / "checks.md").write_text(f"# {description}\n\n{check_table(checks).markdown()}", encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from mixplug.checks import counted
 from mixplug.lab.bench.results import Bench, StepCost
 from mixplug.lab.bench.targets import Target
 from mixplug.lab.pages.columns import Column, Table
@@ -49,9 +50,9 @@ def describe_measurement(command: str, turns: int, steps: int, environment: dict
     machine, versions = environment["machine"], environment["versions"]
     parts = [
         f"`{command}`" if command else "",
-        f"{turns} turns of {steps} steps",
+        f"{counted(turns, 'turn')} of {counted(steps, 'step')}",
         machine["gpu"] or machine["processor"],
-        f"{machine['threads']} threads",
+        counted(machine["threads"], "thread"),
         f"torch {versions['torch']}",
         f"Composer {versions['mosaicml']}",
         environment["date"],

@@ -123,7 +123,7 @@ class Bench:
 
     def write(self, path: Path) -> None:
         """Keep it as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1), encoding="utf-8")
 
     @property
     def methods(self) -> list[str]:

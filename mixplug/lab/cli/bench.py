@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mixplug.checks import check_int
+from mixplug.checks import check_int, counted
 from mixplug.lab.cli.console import FAILED, make_console, print_table, show_progress
 from mixplug.lab.cli.options import Commands, add_recipe, default_out, read_recipe
 
@@ -17,9 +17,13 @@ TURNS, STEPS = 12, 4
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("bench", help="measure what each phase of each method of a recipe costs")
+    command = commands.add_parser(
+        "bench",
+        help="measure what each phase of each method of a recipe costs",
+        epilog="example: mixplug bench digits --quick",
+    )
     add_recipe(command)
-    command.add_argument("--device", help="cpu, gpu or mps (default: the recipe's, or what there is)")
+    command.add_argument("--device", help="cpu, gpu (or cuda) or mps (default: the recipe's, or what there is)")
     command.add_argument("--turns", type=int, help=f"how often everything has its turn (default: {TURNS})")
     command.add_argument("--steps", type=int, help=f"timed steps in a turn of each (default: {STEPS})")
     command.add_argument(
@@ -45,7 +49,9 @@ def run(options: argparse.Namespace) -> int:
 
     recipe = read_recipe(options)
     if options.device is not None:
-        recipe.device = options.device
+        from mixplug.lab.recipes.schema import device_name
+
+        recipe.device = device_name(options.device)
     turns = TURNS if options.turns is None else check_int("--turns", options.turns, 1)
     steps = STEPS if options.steps is None else check_int("--steps", options.steps, 1)
     _refuse_contradictions(options)
@@ -90,7 +96,8 @@ def _run_steps(options: argparse.Namespace, recipe: Recipe, turns: int, steps: i
     from mixplug.lab.runs.folders import bench_command
 
     console = make_console()
-    console.print(f"{recipe.description}: {len(recipe.methods)} methods, {turns} turns of {steps} steps of each phase")
+    how = f"{counted(turns, 'turn')} of {counted(steps, 'step')} of each phase"
+    console.print(f"{recipe.description}: {counted(len(recipe.methods), 'method')}, {how}")
     with show_progress(console) as progress:
         from mixplug.lab.bench.measure import measure
         from mixplug.lab.bench.pages import measured_with, step_table, target_table, training_table, write_bench

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 
+from mixplug.checks import counted
 from mixplug.lab.cli.console import make_console, print_table, show_progress
 from mixplug.lab.cli.options import Commands, add_recipe, add_seeds, default_out, read_recipe
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("compare", help="run a recipe's methods side by side and print the table")
+    command = commands.add_parser(
+        "compare",
+        help="run a recipe's methods side by side and print the table",
+        epilog="example: mixplug compare digits epochs=50 --seeds 3 --out runs/short",
+    )
     add_recipe(command)
     add_seeds(command)
     return command
@@ -25,7 +30,8 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or default_out(options)
     check_out(out, "comparison")
     count = len(recipe.methods) * recipe.seeds
-    console.print(f"{recipe.description}: {len(recipe.methods)} methods, {recipe.seeds} seeds, {count} runs")
+    methods, seeds = counted(len(recipe.methods), "method"), counted(recipe.seeds, "seed")
+    console.print(f"{recipe.description}: {methods}, {seeds}, {counted(count, 'run')}")
     with show_progress(console) as progress:
         from mixplug.lab.pages.tables import comparison_table
         from mixplug.lab.studies.compare import compare

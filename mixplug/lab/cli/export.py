@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from mixplug.checks import expand_home
 from mixplug.lab.cli.options import Commands
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("export", help="write the model of a training as one file, for mixplug predict")
-    command.add_argument(
-        "training", type=Path, metavar="RUN", help="the folder of a training, or one of its checkpoints"
+    command = commands.add_parser(
+        "export",
+        help="write the model of a training as one file, for mixplug predict",
+        epilog="example: mixplug export runs/digits/train",
     )
     command.add_argument(
-        "--out", type=Path, metavar="FILE", help="a .safetensors file (default: beside the checkpoint, as model*)"
+        "training", type=expand_home, metavar="RUN", help="the folder of a training, or one of its checkpoints"
+    )
+    command.add_argument(
+        "--out",
+        type=expand_home,
+        metavar="FILE",
+        help="a .safetensors file (default: model*, beside the checkpoint)",
     )
     return command
 

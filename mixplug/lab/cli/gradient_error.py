@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mixplug.checks import check_int
+from mixplug.checks import check_int, expand_home
 from mixplug.lab.cli.console import make_console, print_table, show_progress
 from mixplug.lab.cli.options import Commands, add_run, default_out, method_of, seed_of
 
@@ -15,6 +15,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command = commands.add_parser(
         "gradient-error",
         help="how good the gradients of shorter sequences are at checkpoints of a training: table, heat map, schedule",
+        epilog="example: mixplug gradient-error small/two_view/compression untrained --samples 256",
     )
     command.add_argument("recipe", metavar="RECIPE", help="what they were trained with: a YAML file, or a shipped one")
     command.add_argument(
@@ -24,7 +25,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
         help="checkpoints of the training (mixplug train --checkpoints 4 leaves some), or 'untrained'; and key=value, "
         "the settings that it was trained with",
     )
-    command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
+    command.add_argument("--out", type=expand_home, metavar="DIR", help="where results go (default: under runs/)")
     add_run(command)
     command.add_argument(
         "--rates", type=float, nargs="+", metavar="R", help="shares of dropped tokens (default: 0 to 0.9)"
@@ -48,8 +49,9 @@ def run(options: argparse.Namespace) -> None:
     from mixplug.lab.runs.folders import check_out
 
     # argparse takes words in one run of them, whatever they are.
-    checkpoints = [word for word in options.overrides if "=" not in word or Path(word).is_file()]
-    recipe = load_recipe(options.recipe, [word for word in options.overrides if word not in checkpoints])
+    words = {word: str(expand_home(word)) for word in options.overrides}
+    checkpoints = [path for word, path in words.items() if "=" not in word or Path(path).is_file()]
+    recipe = load_recipe(options.recipe, [word for word in options.overrides if words[word] not in checkpoints])
     if not checkpoints:
         raise ValueError("gradient-error needs at least one CHECKPOINT, such as runs/X/checkpoint.pt, or 'untrained'")
     for path in checkpoints:

@@ -10,7 +10,11 @@ from mixplug.lab.cli.options import Commands, add_recipe, add_run, default_out, 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("lr-range", help="which learning rate a method of a recipe bears: plot, suggestion")
+    command = commands.add_parser(
+        "lr-range",
+        help="which learning rate a method of a recipe bears: plot, suggestion",
+        epilog="example: mixplug lr-range digits --method sl --high 1",
+    )
     add_recipe(command)
     add_run(command)
     command.add_argument("--low", type=float, metavar="RATE", help="the first learning rate (default: 1e-05)")

@@ -7,11 +7,14 @@ return an exit code. A module loads torch, Composer, rich and the like in ``run`
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import mixplug
+from mixplug.checks import did_you_mean
 from mixplug.lab.cli import (
     bench,
     compare,
@@ -51,6 +54,8 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for bad input, 1 for a failure, 130 when interrupted."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # no encoding of a terminal is worth a run; stderr does so by itself
     options = _parse(arguments)
     # Composer says so of every last, smaller batch, which is as it should be.
     warnings.filterwarnings("ignore", message="Cannot split tensor of length")
@@ -80,7 +85,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     # argparse takes key=value in one run of them; what else is left over is refused.
     if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        known = re.findall(r"--[\w-]+", options.command.format_help())
+        wrong = next((word for word in rest if word.startswith("-")), "")
+        options.command.error(f"unrecognized arguments: {' '.join(rest)}{did_you_mean(wrong, known) if wrong else ''}")
     if rest:
         options.overrides += rest
     if getattr(options, "seeds", None) is not None:
@@ -88,16 +95,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviations: ``--seed 3`` is not ``--seeds 3``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mixplug", description="MixTraining: self-supervised and supervised learning in one run."
-    )
+    parser = _Parser(prog="mixplug", description="MixTraining: self-supervised and supervised learning in one run.")
     parser.add_argument("--version", action="version", version=f"mixplug {mixplug.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         command = module.add(commands)
         command.add_argument("--traceback", action="store_true", help="show where an error comes from")
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, command=command)
     return parser
 
 

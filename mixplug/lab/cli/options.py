@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixplug.checks import expand_home
+
 if TYPE_CHECKING:
     from mixplug.lab.recipes.schema import Recipe
 
@@ -23,7 +25,7 @@ def add_recipe(
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     command.add_argument("overrides", nargs="*", default=[], metavar=metavar, help=meaning)
     if out:
-        command.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: under runs/)")
+        command.add_argument("--out", type=expand_home, metavar="DIR", help="where results go (default: under runs/)")
 
 
 def add_seeds(command: argparse.ArgumentParser) -> None:

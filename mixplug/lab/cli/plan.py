@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from mixplug.checks import check_int
+from mixplug.checks import check_int, counted
 from mixplug.lab.cli.options import Commands
 from mixplug.schedules.phases import Phase, PhasePlan
 from mixplug.schedules.resolution import ResolutionSchedule
 
-_MARKS = {Phase.SSL: "░", Phase.MIX: "▓", Phase.SL: "█"}
+_MARKS = {Phase.SSL: ("░", "."), Phase.MIX: ("▓", "+"), Phase.SL: ("█", "#")}
+"""What draws a phase, and what does where the terminal's encoding lacks it."""
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("plan", help="show the phases of a training")
+    command = commands.add_parser(
+        "plan", help="show the phases of a training", epilog="example: mixplug plan --ssl 100 --sl 100 --rho 0.5"
+    )
     command.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
     command.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
     command.add_argument("--rho", type=float, required=True, help="mix ratio in [0, 1]")
@@ -32,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the phases, and draw them."""
     plan = PhasePlan(options.ssl, options.sl, options.rho)
     merged = f"e_mix = floor({options.rho:g} * min({plan.e_ssl}, {plan.e_sl})) = {plan.e_mix}"
-    print(f"{plan.total} epochs instead of {plan.e_ssl + plan.e_sl}: {merged} of each are merged")
+    print(f"{counted(plan.total, 'epoch')} instead of {plan.e_ssl + plan.e_sl}: {merged} of each are merged")
     for span in plan.phases:
         print(f"  {span.phase.value.upper():3}  epochs {span.start + 1} to {span.stop} ({span.length})")
     print("  " + _bar(plan, 60))
@@ -46,4 +50,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _bar(plan: PhasePlan, width: int) -> str:
     """The phases as a bar of ``width`` characters, at least one for each."""
-    return "".join(_MARKS[span.phase] * max(1, round(width * span.length / plan.total)) for span in plan.phases)
+    marks = {phase: mark if _can_show(mark) else instead for phase, (mark, instead) in _MARKS.items()}
+    return "".join(marks[span.phase] * max(1, round(width * span.length / plan.total)) for span in plan.phases)
+
+
+def _can_show(mark: str) -> bool:
+    encoding = sys.stdout.encoding or "utf-8"
+    return mark.encode(encoding, "replace").decode(encoding) == mark

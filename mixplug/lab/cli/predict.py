@@ -6,7 +6,7 @@ import argparse
 import csv
 from pathlib import Path
 
-from mixplug.checks import check_choice, check_int
+from mixplug.checks import check_choice, check_int, expand_home
 from mixplug.lab.cli.console import make_console, print_table
 from mixplug.lab.cli.options import Commands
 from mixplug.lab.pages.columns import Column, Table
@@ -14,11 +14,17 @@ from mixplug.lab.pages.columns import Column, Table
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("predict", help="classify images by an exported model")
-    command.add_argument("model", type=Path, metavar="MODEL", help="what mixplug export wrote")
-    command.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="image files, and folders of them")
+    command = commands.add_parser(
+        "predict",
+        help="classify images by an exported model",
+        epilog="example: mixplug predict runs/digits/train/model.safetensors photos --top 3",
+    )
+    command.add_argument("model", type=expand_home, metavar="MODEL", help="what mixplug export wrote")
+    command.add_argument(
+        "images", type=expand_home, nargs="+", metavar="IMAGES", help="image files, and folders of them"
+    )
     command.add_argument("--top", type=int, default=1, metavar="N", help="the N likeliest classes (default: 1)")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write them there instead of printing a table")
+    command.add_argument("--csv", type=expand_home, metavar="FILE", help="write them there instead of printing a table")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (default: 64)")
     command.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read files (default: 0)")
     command.add_argument("--device", help="cpu, gpu or mps (default: gpu where there is one)")

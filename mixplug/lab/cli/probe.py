@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from mixplug.checks import check_int
+from mixplug.checks import check_int, expand_home
 from mixplug.lab.cli.console import make_console, print_table
 from mixplug.lab.cli.options import Commands, add_recipe, add_run, method_of, read_recipe, seed_of
 
@@ -13,10 +12,15 @@ from mixplug.lab.cli.options import Commands, add_recipe, add_run, method_of, re
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments; the method and the seed are those of the training."""
     command = commands.add_parser(
-        "probe", help="judge a checkpoint's representations: nearest neighbours, linear probe"
+        "probe",
+        help="judge a checkpoint's representations: nearest neighbours, linear probe",
+        epilog="example: mixplug probe runs/digits-sl-seed0/checkpoint.pt digits --method sl",
     )
     command.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt of a training, or an exported .safetensors"
+        "checkpoint",
+        type=expand_home,
+        metavar="CHECKPOINT",
+        help="checkpoint.pt of a training, or an exported .safetensors",
     )
     add_recipe(command, out=False)
     add_run(command)

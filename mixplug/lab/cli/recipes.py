@@ -9,7 +9,7 @@ from mixplug.lab.cli.options import Commands
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """It has no arguments."""
-    return commands.add_parser("recipes", help="list the recipes that are shipped")
+    return commands.add_parser("recipes", help="list the recipes that are shipped", epilog="example: mixplug recipes")
 
 
 def run(options: argparse.Namespace) -> None:

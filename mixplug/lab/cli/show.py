@@ -10,7 +10,11 @@ from mixplug.lab.cli.options import Commands, add_recipe, read_recipe
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("show", help="what a recipe will run, what it costs and how long: no training")
+    command = commands.add_parser(
+        "show",
+        help="what a recipe will run, what it costs and how long: no training",
+        epilog="example: mixplug show digits max_cost=100 --cost-only",
+    )
     add_recipe(command, out=False)
     command.add_argument("--cost-only", action="store_true", help="time no steps")
     return command

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 
+from mixplug.checks import counted
 from mixplug.lab.cli.console import make_console, print_table, show_progress
 from mixplug.lab.cli.options import Commands, add_recipe, add_seeds, default_out
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("sweep", help="compare at each of several values of some keys: tables, curves")
+    command = commands.add_parser(
+        "sweep",
+        help="compare at each of several values of some keys: tables, curves",
+        epilog="example: mixplug sweep digits fraction=0.1,0.5 seeds=2",
+    )
     add_recipe(command, "key=v1,v2", "what to sweep, such as epochs=20,40,80; single values hold throughout")
     add_seeds(command)
     return command
@@ -29,10 +34,8 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or default_out(options, f"-sweep-{keys}")
     check_out(out, "sweep")
     count = sum(len(recipe.methods) * recipe.seeds for recipe in recipes)
-    console.print(
-        f"{recipes[0].description}: {len(grid)} points, {len(recipes[0].methods)} methods, {recipes[0].seeds} seeds, "
-        f"{count} runs"
-    )
+    methods, seeds = counted(len(recipes[0].methods), "method"), counted(recipes[0].seeds, "seed")
+    console.print(f"{recipes[0].description}: {len(grid)} points, {methods}, {seeds}, {counted(count, 'run')}")
     with show_progress(console) as progress:
         from mixplug.lab.pages.tables import sweep_listing
         from mixplug.lab.studies.sweep import sweep

@@ -11,7 +11,11 @@ from mixplug.lab.cli.options import Commands, add_recipe, add_run, default_out, 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("train", help="run one method of a recipe: checkpoint, history, pictures")
+    command = commands.add_parser(
+        "train",
+        help="run one method of a recipe: checkpoint, history, pictures",
+        epilog="example: mixplug train digits --method sl_dropout --seed 1 --out ~/runs/first",
+    )
     add_recipe(command)
     add_run(command)
     command.add_argument(

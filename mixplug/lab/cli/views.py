@@ -11,7 +11,11 @@ from mixplug.views.recipes import VIEW_RECIPES
 
 def add(commands: Commands) -> argparse.ArgumentParser:
     """Its arguments."""
-    command = commands.add_parser("views", help="draw a batch of a recipe's images, random views, and these mixed")
+    command = commands.add_parser(
+        "views",
+        help="draw a batch of a recipe's images, random views, and these mixed",
+        epilog="example: mixplug views small/two_view/cifar10_vit --views dino --count 4",
+    )
     add_recipe(command)
     command.add_argument(
         "--method", help="key of the method whose objective's views to draw (default: the recipe's last)"

@@ -6,7 +6,7 @@ import importlib.util
 import re
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from mixplug.checks import did_you_mean
+from mixplug.checks import did_you_mean, expand_home, match_case
 from mixplug.lab.recipes.overrides import APPLIED_LAST, expand
 
 ONE_NAME = ("optimizer", "scheduler")
@@ -92,12 +92,12 @@ def locate(recipe: str | Path, beside: Path | None = None) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    path = Path(recipe)
+    path = expand_home(recipe)
     for candidate in ([] if beside is None else [beside / path]) + [path]:
         if candidate.is_file():
             return candidate
     shipped = shipped_recipes()
-    name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")
+    name = match_case(str(recipe).removeprefix("recipes/").removesuffix(".yaml"), shipped)
     if name in shipped:
         return shipped[name]
     raise FileNotFoundError(
@@ -128,8 +128,13 @@ def describe(path: Path) -> str:
     return str(read(path).get("description", ""))
 
 
-def apply_overrides(raw: DictConfig, overrides: Iterable[str]) -> None:
+def apply_overrides(raw: DictConfig, overrides: Iterable[str], is_text: Callable[[str], bool]) -> None:
     """Apply each ``key=value`` of the command line; their order makes no difference.
+
+    Args:
+        raw: The recipe as it was written, changed in place.
+        overrides: Values are YAML, but those of keys that hold text are taken as written (in quotes, as these say).
+        is_text: Whether the value at a key's full path is text.
 
     Raises:
         RecipeError: one has another form, cannot be applied, or sets what another one sets.
@@ -137,20 +142,20 @@ def apply_overrides(raw: DictConfig, overrides: Iterable[str]) -> None:
     setters: dict[str, str] = {}
     last = {key: rank for rank, key in enumerate(APPLIED_LAST, start=1)}
     for override in sorted(overrides, key=lambda text: last.get(text.partition("=")[0], 0)):
-        for path in _apply(raw, override):
+        for path in _apply(raw, override, is_text):
             dotted = re.sub(r"\[([^\]]*)\]", r".\1", path)
             if dotted in setters:
                 raise RecipeError(f"{setters[dotted]!r} and {override!r} both set {dotted}; give one of them")
             setters[dotted] = override
 
 
-def _apply(raw: DictConfig, override: str) -> list[str]:
+def _apply(raw: DictConfig, override: str, is_text: Callable[[str], bool]) -> list[str]:
     """Apply one ``key=value``; return the full paths of what it set."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {override!r}")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
+        parsed = _unquoted(value) if is_text(key) else _parsed(value)
         changes = expand(raw, key, parsed)
         for path, item in changes.items():
             _refuse_unknown_place(raw, path, item)
@@ -159,6 +164,21 @@ def _apply(raw: DictConfig, override: str) -> list[str]:
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
         raise RecipeError(f"the override {override!r} cannot be applied: {first_line(error)}") from error
     return list(changes)
+
+
+def _parsed(value: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
+
+
+def _unquoted(text: str) -> str:
+    """As written; what is in quotes from end to end as YAML reads it, which old command lines needed."""
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return text
+    try:
+        inside = yaml.safe_load(text)
+    except YAMLError:
+        return text
+    return inside if isinstance(inside, str) else text
 
 
 def resolved(raw: DictConfig) -> dict[str, Any]:

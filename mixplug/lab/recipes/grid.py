@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixplug.lab.recipes.overrides import SHORT
-from mixplug.lab.recipes.schema import Recipe, RecipeError, load_recipe
+from mixplug.lab.recipes.schema import Recipe, RecipeError, is_text, load_recipe
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def grid_points(arguments: Sequence[str]) -> list[GridPoint]:
     """The points that ``arguments`` ask for, the last swept key's values next to each other.
 
     Args:
-        arguments: ``key=value`` each, in YAML. Several values with commas between them, outside of brackets, braces
-            and quotes, are swept; a single value holds at every point.
+        arguments: ``key=value`` each, in YAML, of text as it is written. Several values with commas between them,
+            outside of brackets, braces and quotes, are swept; a single value holds at every point.
 
     Raises:
         ValueError: no key has several values, a key or a value is given twice, a value is empty, or a short key's
@@ -65,7 +65,7 @@ def grid_points(arguments: Sequence[str]) -> list[GridPoint]:
         _refuse_empty(argument, text)
         if key in SHORT and _is_list(text):
             raise ValueError(f"{argument!r}: {_without_brackets(key, text)}")
-        values = _values(text)
+        values = _texts(text) if is_text(key) else _values(text)
         for value in values:
             if values.count(value) > 1:
                 raise ValueError(f"{argument!r} names the value {text_of(value)} {values.count(value)} times")
@@ -125,6 +125,12 @@ def _is_list(text: str) -> bool:
 
 def _without_brackets(key: str, text: str) -> str:
     return f"write {key}={text.strip()[1:-1].strip()} without brackets to sweep"
+
+
+def _texts(text: str) -> list[str]:
+    """The values that ``text`` lists, each as it is written, or as it is quoted."""
+    quoted = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]*)(?:,|$)""", text)
+    return [part.strip()[1:-1] if part[:1] in ("'", '"') else part.strip() for part in quoted if part]
 
 
 def _values(text: str) -> list[Any]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mixplug.checks import check_choice, did_you_mean, import_object
+from mixplug.checks import check_choice, did_you_mean, import_object, match_case
 
 
 def public_classes() -> dict[str, type]:
@@ -69,15 +69,24 @@ def _build(spec: Any, kind: type, where: str, offers: Mapping[str, Any]) -> Any:
             raise TypeError(f"{where}: {name} must be a class, or a function that makes an object, got {target!r}")
     else:
         names = {n: v for n, v in public_classes().items() if issubclass(v, kind) and v is not kind}
-        check_choice(where, name, names)
+        name = check_choice(where, match_case(name, names), names)
         target = names[name]
     where = f"{where}.{name}"
+    arguments = {k: {v: None} if k == "objective" and _is_objective(v) else v for k, v in arguments.items()}
     made = _call(target, {k: _value(v, f"{where}.{k}", offers) for k, v in arguments.items()}, where, offers)
     if offers.get("normalisation") is not None:
         for part in made.modules() if hasattr(made, "modules") else ():
             if hasattr(part, "normalised_by"):
                 part.normalised_by(*offers["normalisation"])
     return made
+
+
+def _is_objective(name: Any) -> bool:
+    """Whether it is an objective's name, which needs no arguments written behind it, as an algorithm's needs none."""
+    from mixplug.objectives import Objective
+
+    found = public_classes().get(match_case(name, public_classes())) if isinstance(name, str) else None
+    return found is not None and issubclass(found, Objective)
 
 
 def take_apart(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
@@ -107,9 +116,10 @@ def _value(value: Any, where: str, offers: Mapping[str, Any]) -> Any:
     """``value`` with descriptions inside of it made into objects."""
     if isinstance(value, Mapping) and len(value) == 1:
         name, inner = next(iter(value.items()))
-        described = isinstance(inner, (Mapping, type(None))) and isinstance(name, str)
+        known, described = public_classes(), isinstance(inner, (Mapping, type(None))) and isinstance(name, str)
+        found = match_case(name, known) in known if described else name in known
         # Other mappings may have names with dots too: here a class is known by its capital.
-        if name in public_classes() or (described and name.rpartition(".")[2][:1].isupper()):
+        if found or (described and name.rpartition(".")[2][:1].isupper()):
             return _build(value, object, where, offers)
     if isinstance(value, Mapping):
         return {k: _value(v, f"{where}.{k}", offers) for k, v in value.items()}
@@ -139,6 +149,11 @@ def _call(target: Any, arguments: Mapping[str, Any], where: str, offers: Mapping
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     except TypeError as error:  # torch's own name no value
+        for name, value in arguments.items():
+            default = parameters[name].default if name in parameters else None
+            wants_number = isinstance(default, (int, float)) and not isinstance(default, bool)
+            if wants_number and isinstance(value, str) and repr(value) not in str(error):
+                raise TypeError(f"{where}.{name} must be a number, got {value!r}") from error
         plain = {k: v for k, v in arguments.items() if isinstance(v, (str, int, float, list, type(None)))}
         raise TypeError(f"{where}: {error}; got {plain}") from error
     except Exception as error:  # whatever else Composer's and torch's own checks raise

@@ -1,9 +1,10 @@
-"""Short keys for what the paper's studies vary: ``epochs``, ``fraction``, ``alpha``, ``rho``, ``methods``. Pure Python.
+"""Short keys for what studies vary: ``epochs``, ``fraction``, ``alpha``, ``lr`` and the like. Pure Python.
 
 They stand for full key paths of a recipe:
 
 - ``epochs=50``: ``ssl_duration=50ep`` and ``sl_duration=50ep``. An algorithm with durations of its own keeps them.
-- ``fraction=0.1``: ``data.fraction=0.1``.
+- ``fraction=0.1``: ``data.fraction=0.1``; ``batch_size=32``: ``data.batch_size=32``.
+- ``lr=1e-3``: that argument of the recipe's optimizer, and of those that methods have of their own.
 - ``alpha=0.1``: that argument of every MixTraining and JointLoss. A schedule stays: with it the method is another one.
 - ``rho=0.25``: that argument of every MixTraining and PhaseSwitch.
 - ``methods=[sl,mix_input]``: null for every other method.
@@ -13,16 +14,20 @@ Methods whose rho is 0 are the SSL+SL to compare with, and keep both alpha and r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mixplug.checks import check_choice, check_int
+from mixplug.checks import check_choice, check_int, check_real, match_case
 
-SHORT = ("epochs", "fraction", "alpha", "rho")
+SHORT = ("epochs", "fraction", "batch_size", "lr", "alpha", "rho")
 """The short keys that are no keys of a recipe."""
 
-APPLIED_LAST = ("alpha", "rho")
+APPLIED_LAST = ("lr", "alpha", "rho")
 """Short keys that depend on the methods as written: alpha first, which a rho of 0 would leave nowhere to go."""
+
+DEFAULT_OPTIMIZER = {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}}
+"""That of a recipe which names none."""
 
 _HAVE = {"alpha": ("MixTraining", "JointLoss"), "rho": ("MixTraining", "PhaseSwitch")}
 
@@ -36,14 +41,16 @@ def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
         value: What was given to the right of it.
 
     Raises:
-        TypeError: epochs that are no whole number.
-        ValueError: epochs below 1, an alpha or rho that no method has, or a method that there is not.
+        TypeError: epochs that are no whole number, or an lr that is no number.
+        ValueError: epochs below 1, an lr not above 0, an alpha or rho that no method has, or an unknown method.
     """
     if key == "epochs":
         duration = f"{check_int('epochs', value, 1)}ep"
         return {"ssl_duration": duration, "sl_duration": duration}
-    if key == "fraction":
-        return {"data.fraction": value}
+    if key in ("fraction", "batch_size"):
+        return {f"data.{key}": value}
+    if key == "lr":
+        return _rates(recipe, check_real("lr", value, 0, math.inf, low_open=True, high_open=True))
     if key == "methods" and isinstance(value, list):
         there = recipe.get("methods") or {}
         for name in value or [None]:
@@ -65,6 +72,23 @@ def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
     return changes
 
 
+def _rates(recipe: Mapping[Any, Any], lr: float) -> dict[str, Any]:
+    """Where the learning rates of all optimizers are."""
+    changes: dict[str, Any] = {}
+    if not recipe.get("optimizer"):
+        changes["optimizer"] = {name: {**arguments, "lr": lr} for name, arguments in DEFAULT_OPTIMIZER.items()}
+    methods = recipe.get("methods")
+    own = {f"methods[{name}].": method for name, method in (methods.items() if isinstance(methods, Mapping) else ())}
+    for where, holder in {"": recipe, **own}.items():
+        optimizer = holder.get("optimizer") if isinstance(holder, Mapping) else None
+        for name, arguments in optimizer.items() if isinstance(optimizer, Mapping) else ():
+            # A bare name has no place to write into.
+            place = f"{where}optimizer"
+            written = isinstance(arguments, Mapping)
+            changes |= {f"{place}.{name}.lr": lr} if written else {place: {name: {"lr": lr}}}
+    return changes
+
+
 def _carriers(recipe: Mapping[Any, Any], key: str) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
     """Where the algorithms are that have ``key`` and belong to no method with rho = 0."""
     shared = list(_parts(recipe.get("algorithms"), "algorithms"))
@@ -76,8 +100,12 @@ def _carriers(recipe: Mapping[Any, Any], key: str) -> Iterator[tuple[str, str, M
         lists.append(list(_parts(own, f"methods[{method}].algorithms")))
     for parts in lists:
         # Without a rho there is the default, which is not 0.
-        if 0 not in [arguments.get("rho") for _, name, arguments in (*parts, *shared) if name in _HAVE["rho"]]:
-            yield from (part for part in parts if part[1] in _HAVE[key])
+        if 0 not in [arguments.get("rho") for _, name, arguments in (*parts, *shared) if _has(name, "rho")]:
+            yield from (part for part in parts if _has(part[1], key))
+
+
+def _has(name: str, key: str) -> bool:
+    return match_case(name, _HAVE[key]) in _HAVE[key]
 
 
 def _parts(specs: Any, where: str) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:

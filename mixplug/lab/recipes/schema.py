@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import typing
@@ -25,7 +26,8 @@ from mixplug.lab.recipes.files import (
     read,
     resolved,
 )
-from mixplug.lab.recipes.overrides import SHORT
+from mixplug.lab.recipes.overrides import DEFAULT_OPTIMIZER, SHORT
+from mixplug.lab.recipes.types import keys_of, type_at, wants_text, without_none, words_for
 
 
 @dataclass
@@ -134,7 +136,7 @@ class Recipe:
         eval_interval: How often accuracy is measured for the curves; it always is at the end.
         precision: Composer's precision: fp32, amp_bf16 or amp_fp16.
         compile: Backend that torch.compile compiles the model with, such as inductor; empty for eager.
-        device: Composer's device: cpu, gpu or mps; empty for what there is.
+        device: Composer's device: cpu, gpu (or cuda) or mps; empty for what there is.
         pictures: How many test images to reconstruct, 0 for none.
         probes: What judges the encoder's frozen features when a run is over, on its labelled training images: 'knn' (20
             neighbours), 'knn200', 'linear'. Of runs without supervised learning the first is the accuracy.
@@ -152,7 +154,7 @@ class Recipe:
     ssl_data: Optional[SSLOptions] = None  # noqa: UP045
     tasks: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
-    optimizer: dict[str, Any] = field(default_factory=lambda: {"AdamW": {"lr": 1e-3, "weight_decay": 0.05}})
+    optimizer: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(DEFAULT_OPTIMIZER))
     decay: str = "all"
     scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
     algorithms: list[Any] = field(default_factory=list)
@@ -170,6 +172,7 @@ class Recipe:
     probes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.device = device_name(self.device)
         for name, value in (
             ("seeds", self.seeds),
             ("data.batch_size", self.data.batch_size),
@@ -201,10 +204,8 @@ class Recipe:
                 if key not in own:
                     why = "; all tasks share data's" if key in shared else did_you_mean(key, own)
                     raise RecipeError(f"unknown key 'tasks.{name}.{key}'{why}; valid here: {sorted(own)}")
-        try:
-            self.task_data()
-        except OmegaConfBaseException as error:
-            raise RecipeError(f"tasks: {error.full_key}: {first_line(error)}") from error
+            _refuse_other_types(task, LabelledOptions, f"tasks.{name}")
+        self.task_data()
         if not self.methods:
             raise RecipeError("methods: the recipe names no method; give at least one, such as sl: {label: SL}")
         for key, method in self.methods.items():
@@ -235,12 +236,7 @@ class Recipe:
 
     def task_data(self) -> dict[str, DataConfig]:
         """The data of each task: ``data`` with what the task has of its own."""
-        return {
-            name: typing.cast(
-                DataConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.data), OmegaConf.create(own)))
-            )
-            for name, own in self.tasks.items()
-        }
+        return {name: _merged(self.data, own, f"tasks.{name}") for name, own in self.tasks.items()}
 
     def all_seeds(self) -> list[int]:
         """The seeds that each method is run with."""
@@ -260,7 +256,8 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         recipe: A YAML file, or the name of a shipped recipe (see :func:`shipped_recipes`).
         overrides: ``key=value`` with the key's full path, such as ``data.fraction=0.5`` or
             ``methods.mix.algorithms.0.MixTraining.rho=0.25``, or a short one of
-            :mod:`mixplug.lab.recipes.overrides`, such as ``rho=0.25``; values are YAML. In any order.
+            :mod:`mixplug.lab.recipes.overrides`, such as ``rho=0.25``; values are YAML, text as it is written. In any
+            order.
 
     Raises:
         FileNotFoundError: there is no such file or shipped recipe.
@@ -272,25 +269,50 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         raw = read(path)
         written, imports = set(raw.get("methods") or {}), raw.get("imports")
-        apply_overrides(raw, overrides)
+        apply_overrides(raw, overrides, is_text)
         if raw.get("imports") != imports:
             find_modules_in(Path.cwd(), raw.get("imports"))
         given = resolved(raw)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {first_line(error)}") from error
     _refuse_unknown_keys(given, Recipe, "")
-    try:
-        defaults = OmegaConf.structured(Recipe)
-        if "optimizer" in given:
-            defaults.optimizer = {}  # another optimizer takes the default's place, not a place beside it
-        made = typing.cast(Recipe, OmegaConf.to_object(OmegaConf.merge(defaults, OmegaConf.create(given))))
-    except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise RecipeError(f"{path}: {key}{first_line(error)}") from error
+    defaults = OmegaConf.structured(Recipe)
+    if "optimizer" in given:
+        defaults.optimizer = {}  # another optimizer takes the default's place, not a place beside it
+    made: Recipe = _merged(defaults, given, f"{path}: ")
     for method in made.expect.accuracy if made.expect else ():
         # A method that the command line leaves out may still have its figure.
         check_choice("expect.accuracy: the method", method, [*made.methods, *sorted(written - {*made.methods})])
     return made
+
+
+def _merged(defaults: Any, given: Mapping[str, Any], where: str) -> Any:
+    """What ``given`` makes of a data class, whose name in messages is ``where``."""
+    try:
+        base = defaults if OmegaConf.is_config(defaults) else OmegaConf.structured(defaults)
+        return OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.create(dict(given))))
+    except OmegaConfBaseException as error:
+        keys = keys_of(error.full_key or "")
+        wanted = words_for(type_at(OmegaConf.get_type(base), keys))
+        value: Any = given
+        for key in keys:
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        told = (
+            f" must be {wanted}, got {'null' if value is None else repr(value)}" if wanted else f": {first_line(error)}"
+        )
+        raise RecipeError(f"{where}{'' if where.endswith(' ') else '.'}{error.full_key}{told}") from error
+
+
+def is_text(path: str) -> bool:
+    """Whether the value at this path of a recipe is text."""
+    keys = keys_of(path)
+    in_task = keys[:1] == ["tasks"] and len(keys) > 2
+    return without_none(type_at(LabelledOptions, keys[2:]) if in_task else type_at(Recipe, keys)) is str
+
+
+def device_name(device: str) -> str:
+    """What Composer calls a device: gpu where others say cuda."""
+    return {"cuda": "gpu"}.get(device.casefold(), device.casefold())
 
 
 def to_plain(recipe: Recipe) -> dict[str, Any]:
@@ -311,6 +333,7 @@ def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
     if not isinstance(given, Mapping):
         raise RecipeError(f"{where or 'a recipe'} must map keys to values, got {given!r}")
     types = typing.get_type_hints(schema)
+    _refuse_other_types(given, schema, where)
     for key, value in given.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in types:
@@ -328,3 +351,16 @@ def _refuse_unknown_keys(given: Any, schema: Any, where: str) -> None:
         elif typing.get_origin(types[key]) is dict and dataclasses.is_dataclass(typing.get_args(types[key])[1]):
             for name, item in value.items():
                 _refuse_unknown_keys(item, typing.get_args(types[key])[1], f"{path}.{name}")
+
+
+def _refuse_other_types(given: Mapping[Any, Any], schema: Any, where: str) -> None:
+    """Raise for numbers and the like where text belongs: OmegaConf would make other text of them than was written."""
+    types = typing.get_type_hints(schema)
+    for key, value in given.items():
+        path = f"{where}.{key}" if where else str(key)
+        if without_none(types.get(key)) is str and not isinstance(value, str):
+            raise RecipeError(wants_text(path, value))
+        if typing.get_origin(types.get(key)) is dict and isinstance(value, Mapping):
+            for name in value:
+                if not isinstance(name, str):
+                    raise RecipeError(f"{path}: names must be text, and YAML reads one as {name!r}; quote it")

@@ -77,7 +77,7 @@ def check_data(cells: Iterable[tuple[str, int]], out: Path, data: dict[str, Any]
     """
     now = _flat(data)
     for method, seed in cells:
-        recorded = json.loads(run_paths(method, seed, out)[0].read_text()).get("data")
+        recorded = json.loads(run_paths(method, seed, out)[0].read_text(encoding="utf-8")).get("data")
         if recorded is None:
             continue
         then = _flat(recorded)
@@ -104,7 +104,7 @@ def load_run(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | N
     if not numbers.exists():
         return None
     try:
-        content = json.loads(numbers.read_text())
+        content = json.loads(numbers.read_text(encoding="utf-8"))
         settings, result = dict(content["settings"]), RunResult(**content["result"])
         _check(result)
     except (ValueError, KeyError, TypeError) as error:
@@ -176,7 +176,7 @@ def copy_run(source: Path, method: str, seed: int, out: Path, origin: str) -> No
         part = arrays.with_name(arrays.name + ".part")
         shutil.copyfile(source.with_suffix(".npz"), part)
         part.replace(arrays)
-    write(numbers, json.dumps({"reused_from": origin, **json.loads(source.read_text())}, indent=1))
+    write(numbers, json.dumps({"reused_from": origin, **json.loads(source.read_text(encoding="utf-8"))}, indent=1))
 
 
 def run_paths(method: str, seed: int, out: Path) -> tuple[Path, Path]:
@@ -188,5 +188,5 @@ def run_paths(method: str, seed: int, out: Path) -> tuple[Path, Path]:
 def write(path: Path, text: str) -> None:
     """Write a file that is never seen half written."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     part.replace(path)

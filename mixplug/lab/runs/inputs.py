@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from mixplug.checks import counted
 from mixplug.data.datasets import UnlabelledImages, load_dataset, load_unlabelled
+from mixplug.data.images import FileImages, MemoryImages
 from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
 from mixplug.data.options import ImageOptions, SSLOptions
 from mixplug.lab.recipes.schema import DataConfig, Recipe
@@ -108,6 +110,58 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         names={name: split.names for name, split in splits.items()},
         statistics=statistics,
     )
+
+
+def check_images(
+    recipes: Iterable[tuple[Recipe, Iterable[int]]], announce: Callable[[str], None] | None = None
+) -> None:
+    """Load the images of every seed and decode each file once, so that a damaged one is found before the first run.
+
+    Images that are kept in memory are kept for the runs; of files that workers will read, nothing is.
+
+    Args:
+        recipes: Recipes, and the seeds that each is to be run with.
+        announce: Called with a line of text before files are decoded that are not kept.
+
+    Raises:
+        TypeError: as of :func:`make_inputs`.
+        ValueError: as of :func:`make_inputs`, or an image cannot be read.
+        FileNotFoundError: data is not there.
+    """
+    known: set[Any] = set()
+    for recipe, seeds in recipes:
+        sections = [config for _, config in _sections(recipe).values()]
+        if "image_folder" not in [str(config.dataset).casefold() for config in (*sections, recipe.ssl_data) if config]:
+            continue  # the others hold no files of images
+        for seed in seeds:
+            settings = repr((recipe.task_data(), recipe.data, recipe.ssl_data, seed))
+            if settings in known:
+                continue
+            known.add(settings)
+            for key, part in _parts(recipe, seed):
+                if isinstance(part, FileImages):
+                    new = [n for n, path in enumerate(part.paths) if (path, part.size) not in known]
+                    known.update((part.paths[n], part.size) for n in new)
+                    if new and announce is not None:
+                        announce(f"{key}, seed {seed}: decoding {counted(len(new), 'file')}, to find damaged ones")
+                    with _naming(key):
+                        part.check(new)
+
+
+def _parts(recipe: Recipe, seed: int) -> Iterator[tuple[str, MemoryImages | FileImages]]:
+    """The images of a run, with the section of the recipe that names them."""
+    shape = None
+    for key, config in _sections(recipe).values():
+        with _naming(key):
+            split = load_dataset(config, seed=seed, key=key)
+        shape = shape or split.shape
+        yield key, split.train
+        yield key, split.test
+    if recipe.ssl_data is not None:
+        assert shape is not None
+        with _naming("ssl_data"):
+            images = _load_ssl(_ssl_options(recipe.ssl_data, recipe.data), shape, seed).images
+        yield "ssl_data", images
 
 
 def probe_loaders(recipe: Recipe, seed: int, device: torch.device) -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mixplug.checks import counted
 from mixplug.lab.pages.curves import curves
 from mixplug.lab.pages.figures import save_figure, write_curves, write_pareto
 from mixplug.lab.pages.pictures import reconstructions
@@ -23,6 +24,7 @@ from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment, Progress
 from mixplug.lab.runs.files import check_data, load_run, save_run, write
 from mixplug.lab.runs.folders import STARTED, check_out, with_out
+from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.results import Comparison
 
 Announce = Callable[[str], None]
@@ -46,7 +48,7 @@ def compare(
         announce: Called with a line of text at each finished or found run.
         progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
         command: The command line that asks for this, for whoever reads the results.
-        checked: Whether every method is known to build.
+        checked: Whether every method is known to build, and every image to be sound.
 
     Raises:
         RecipeError: ``out`` holds runs of other settings or data, or a sweep.
@@ -58,11 +60,13 @@ def compare(
     runs = {cell: load_run(recipe, *cell, out) for cell in cells}
     found = sum(run is not None for run in runs.values())
     if found:
-        announce(f"{out} holds {found} of {len(cells)} runs; going on with the other {len(cells) - found}")
+        announce(f"{out} holds {found} of {counted(len(cells), 'run')}; going on with the other {len(cells) - found}")
     elif not checked:
         # The first error of a recipe should come before minutes of training, not after: build each method once.
         for method in recipe.methods:
             check_method(recipe, method)
+    if not checked:
+        check_images([(recipe, dict.fromkeys(seed for (_, seed), run in runs.items() if run is None))], announce)
     started = {"kind": "comparison", "command": with_out(command, out), **expected_runs(recipe)}
     write(out / STARTED, json.dumps(started, indent=1))
     for number, cell in enumerate(cells, start=1):

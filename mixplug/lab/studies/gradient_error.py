@@ -155,9 +155,11 @@ def write_stages(measured: MeasuredStages, recipe: Recipe, method: str, seed: in
         "recipe": to_plain(recipe),
         **describe_environment(),
     }
-    (out / "gradient_error.json").write_text(json.dumps(content, indent=1))
+    (out / "gradient_error.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     tables = (stage_table(measured), error_table(measured))
-    (out / "gradient_error.md").write_text(f"# {recipe.description}\n\n" + "\n".join(t.markdown() for t in tables))
+    (out / "gradient_error.md").write_text(
+        f"# {recipe.description}\n\n" + "\n".join(t.markdown() for t in tables), encoding="utf-8"
+    )
     if measured.stages:
         save_figure(error_maps(measured), out / "gradient_error.png")
 

@@ -92,7 +92,7 @@ def write_range(found: LearningRateRange, recipe: Recipe, method: str, seed: int
         "recipe": to_plain(recipe),
         **describe_environment(),
     }
-    (out / "lr_range.json").write_text(json.dumps(content, indent=1))
+    (out / "lr_range.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     save_figure(range_curve(found, recipe.methods[method].label or method), out / "lr_range.png")
 
 

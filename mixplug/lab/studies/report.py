@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import yaml
 
+from mixplug.checks import counted
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.recipes.grid import text_of
 from mixplug.lab.runs.folders import STARTED, with_out
@@ -89,7 +90,7 @@ def _finished(folder: Path, anchor: str, path: Path) -> _Section:
         where = [", ".join(f"{k}={text_of(v)}" for k, v in point.get("values", {}).items()) for point in points]
         rows = [(name, row) for name, point in zip(where, points, strict=True) for row in point["table"]]
         name, best = max(rows, key=lambda pair: pair[1]["accuracy"]["mean"])
-        what = f"comparison of {len(rows)} methods"
+        what = f"comparison of {counted(len(rows), 'method')}"
         if "points" in content:
             swept = {key: dict.fromkeys(text_of(p["values"][key]) for p in points) for key in points[0]["values"]}
             what = "sweep over " + " and ".join(f"{key} ({', '.join(values)})" for key, values in swept.items())
@@ -137,8 +138,9 @@ def _unfinished(folder: Path, anchor: str, path: Path) -> _Section:
                 cells = f"{100 * result['accuracy']:.2f}", f"{result['seconds']:.1f}"
             lines.append((_escape(where), _escape(label), str(seed), *cells))
     methods = {method for _, _, _, method, _ in runs}
-    what = f"sweep of {len(points)} points" if "points" in content else f"comparison of {len(methods)} methods"
-    state = f"unfinished: {len(lines)} of {len(runs)} runs"
+    compared = f"comparison of {counted(len(methods), 'method')}"
+    what = f"sweep of {counted(len(points), 'point')}" if "points" in content else compared
+    state = f"unfinished: {len(lines)} of {counted(len(runs), 'run')}"
     table = _table(("Point", "Method", "Seed", "Accuracy (%)", "Latency (s)"), lines, words=(0, 1))
     how = f" with '{with_out(command, folder)}'" if command else ""
     parts = [description, f"**{state}**; start it again{how}: it goes on with what is there.", table]

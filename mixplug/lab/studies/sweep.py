@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mixplug.checks import counted
 from mixplug.lab.pages.figures import save_figure, write_sweep
 from mixplug.lab.pages.sweep_pictures import accuracy, trade_off
 from mixplug.lab.pages.tables import measured, sweep_table
@@ -19,6 +20,7 @@ from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Progress
 from mixplug.lab.runs.files import copy_run, load_run, run_paths, settings_of, write
 from mixplug.lab.runs.folders import STARTED, check_out, command_line, with_out
+from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.results import Point, Sweep
 from mixplug.lab.studies.compare import Announce, cells_of, check_method, compare, expected_runs, named, summary
 
@@ -55,6 +57,7 @@ def sweep(
     recipes = read_points(recipe, grid)
     command = command_line("sweep", recipe, arguments)
     trained = _found(grid, recipes, out)
+    check_images([(one, one.all_seeds()) for one in recipes], announce)
     out.mkdir(parents=True, exist_ok=True)
     write(out / STARTED, json.dumps(_expected(grid, recipes, with_out(command, out)), indent=1))
     points = []
@@ -109,7 +112,7 @@ def _reuse(recipe: Recipe, folder: Path, trained: dict[Identity, Path], announce
         source = trained.get(_identity(recipe, method, seed))
         if source is None or run_paths(method, seed, folder)[0].exists():
             continue
-        origin = json.loads(source.read_text()).get("reused_from", source.parent.parent.name)
+        origin = json.loads(source.read_text(encoding="utf-8")).get("reused_from", source.parent.parent.name)
         copy_run(source, method, seed, folder, origin)
         announce(f"{recipe.methods[method].label}, seed {seed}: same settings as {origin}, reused")
 
@@ -140,4 +143,8 @@ def _shared(finished: Sweep) -> list[str]:
     """A sentence on the runs that points share, if they do."""
     runs = [_identity(c.recipe, *cell) for c in finished.comparisons for cell in cells_of(c.recipe)]
     shared = len(runs) - len(set(runs))
-    return [f"Trained once for all rows that have the same settings: {shared} of {len(runs)} runs."] if shared else []
+    return (
+        [f"Trained once for all rows that have the same settings: {shared} of {counted(len(runs), 'run')}."]
+        if shared
+        else []
+    )

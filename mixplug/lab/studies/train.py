@@ -11,6 +11,7 @@ from mixplug.lab.pages.pictures import reconstructions
 from mixplug.lab.recipes.schema import Recipe, to_plain
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment, Progress
+from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.results import RunResult
 
 
@@ -31,11 +32,12 @@ def train(
         progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
         checkpoints: See :class:`mixplug.lab.runs.experiment.Experiment`.
     """
+    check_images([(recipe, [seed])])
     out.mkdir(parents=True, exist_ok=True)
     result = Experiment(recipe, method, seed, progress, out, checkpoints, logs=out / "logs").run()
     label = recipe.methods[method].label
     content = {"method": method, "seed": seed, **result.numbers(), "recipe": to_plain(recipe), **describe_environment()}
-    (out / "history.json").write_text(json.dumps(content, indent=1))
+    (out / "history.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     save_figure(curves({label: [result]}), out / "curves.png")
     write_curves({label: [result]}, out / "curves.csv")
     if result.reconstruction is not None:

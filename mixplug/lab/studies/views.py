@@ -96,7 +96,7 @@ def mixers_of(recipe: Recipe, method: str) -> list[Mixer]:
     made = [
         build(spec, Algorithm, place)
         for spec, place in _algorithms(recipe, method)
-        if take_apart(spec, place)[0] == "SDMP"
+        if take_apart(spec, place)[0].upper() == "SDMP"
     ]
     return [mixer for sdmp in made for mixer in sdmp.amendment.mixer.mixers]
 

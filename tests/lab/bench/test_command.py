@@ -18,13 +18,13 @@ def test_a_whole_benchmark(tmp_path, capsys):
     arguments = ["data.batch_size=9", "--device", "cpu", "--turns", "2", "--steps", "1", "--out", str(tmp_path)]
     assert main(["bench", str(TINY), *arguments]) == 0
     printed = capsys.readouterr().out
-    for words in ("3 methods, 2 turns of 1 steps", "MFLOPs/image", "Of ideal", "SL step over a Trainer's", "--turns 2"):
+    for words in ("3 methods, 2 turns of 1 step", "MFLOPs/image", "Of ideal", "SL step over a Trainer's", "--turns 2"):
         assert words in printed
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.md", "parts.png", "parts.pdf"}
     page = (tmp_path / "bench.md").read_text()
     titles = [line for line in page.splitlines() if line.startswith("#")]
     assert titles == ["# tiny", "## Steps", "## Parts of a step", "## Trainings", "## Targets"]
-    assert "tiny.yaml data.batch_size=9 --device cpu --turns 2 --steps 1`, 2 turns of 1 steps, " in page
+    assert "tiny.yaml data.batch_size=9 --device cpu --turns 2 --steps 1`, 2 turns of 1 step, " in page
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert kept["settings"]["device"] == "cpu"
     assert [(s["method"], s["phase"], s["steps"]) for s in kept["stages"]] == [

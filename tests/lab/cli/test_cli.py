@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mixplug.lab.cli.main import COMMANDS, main
+from mixplug.lab.cli.main import COMMANDS, _parse, main
+from mixplug.lab.recipes.schema import load_recipe
 
 TINY = str(Path(__file__).parents[2] / "shared/tiny.yaml")
 
@@ -42,7 +45,7 @@ def test_recipes(capsys):
 def test_compare_and_train(capsys, tmp_path):
     assert main(["compare", TINY, "seeds=1", "--out", str(tmp_path / "c")]) == 0
     printed = capsys.readouterr().out
-    assert "3 methods, 1 seeds, 3 runs" in printed
+    assert "3 methods, 1 seed, 3 runs" in printed
     assert "MixTraining" in printed
     assert (tmp_path / "c" / "results.json").exists()
     assert main(["compare", TINY, "--seeds", "1", "epochs=2", "--out", str(tmp_path / "c"), "pictures=2"]) == 0
@@ -94,6 +97,10 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, capsys, tmp_path, monk
         ["compare"],
         ["plan", "--rho", "half"],
         ["compare", TINY, "--seeds", "1", "epochs=1", "--sead", "3"],
+        ["compare", TINY, "--seed", "3"],
+        ["train", TINY, "--seeds", "3"],
+        ["train", TINY, "--meth", "sl"],
+        ["--vers"],
         ["compare", TINY, "epochs=1", "--nope"],
         ["recipes", "epochs=1"],
     ],
@@ -102,6 +109,76 @@ def test_bad_usage_is_exit_code_2_too(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+def test_what_may_be_meant_by_an_unknown_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", TINY, "--seed", "3"])
+    assert "unrecognized arguments: --seed 3; did you mean '--seeds'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_the_example_of_each_command_can_be_given(module, capsys):
+    name = module.__name__.rpartition(".")[2].replace("_", "-")
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    example = capsys.readouterr().out.partition("example: mixplug ")[2]
+    assert shlex.split(example)[0] == name
+    options = _parse(shlex.split(example))
+    if hasattr(options, "recipe"):
+        overrides = [word for word in options.overrides if "=" in word and "," not in word]
+        recipe = load_recipe(options.recipe, overrides)
+        assert getattr(options, "method", None) in (None, *recipe.methods)
+
+
+def test_paths_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(f"extends: {TINY}\n")
+    assert load_recipe("~/own.yaml").methods
+    extending = tmp_path / "other.yaml"
+    extending.write_text("extends: ~/own.yaml\n")
+    assert load_recipe(extending).methods
+    for arguments in (["compare", "~/own.yaml"], ["gradient-error", "~/own.yaml", "untrained"], ["report", "~/runs"]):
+        assert _parse([*arguments, "--out=~/x"]).out == tmp_path / "x"
+    assert _parse(["report", "~/runs", "~nobody-of-that-name/x"]).folders[0] == tmp_path / "runs"
+    assert _parse(["probe", "~/a.pt", "digits"]).checkpoint == tmp_path / "a.pt"
+
+
+def test_checkpoints_in_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["gradient-error", TINY, "~/a.pt"]) == 2
+    assert f"there is no checkpoint {str(tmp_path / 'a.pt')!r}" in capsys.readouterr().err
+
+
+def run_in_ascii(*arguments):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "mixplug", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_no_encoding_of_a_terminal_ends_a_command(tmp_path):
+    done = run_in_ascii("plan", "--ssl", "100", "--sl", "100", "--rho", "0.5")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "  " + "." * 20 + "+" * 20 + "#" * 20
+
+
+def test_what_a_terminal_cannot_show_is_a_question_mark(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("mixplug.lab.recipes.files.describe", lambda path: "Übung")
+    assert main(["recipes"]) == 0
+    terminal.flush()
+    assert b": ?bung\n" in terminal.buffer.getvalue()
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "mixplug", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mixplug ")
+
+
+def test_cuda_means_gpu():
+    assert [load_recipe(TINY, [f"device={name}"]).device for name in ("cuda", "gpu", "CPU")] == ["gpu", "gpu", "cpu"]
 
 
 def test_text_in_brackets_is_text(capsys, tmp_path):

@@ -33,6 +33,22 @@ def test_several_values_are_swept(argument, values):
     assert [OmegaConf.create(p.overrides[0].replace("=", ": ", 1))[key] for p in points] == values
 
 
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("data.train=01,02", ["01", "02"]),
+        ("data.train=no, off", ["no", "off"]),
+        ("data.root=/d/plain #1,/d/plain #2", ["/d/plain #1", "/d/plain #2"]),
+        ("data.root='a,b',c", ["a,b", "c"]),
+    ],
+)
+def test_text_that_is_swept_is_as_it_is_written(argument, values):
+    points = grid_points([argument])
+    assert [[*point.values.values()] for point in points] == [[value] for value in values]
+    key = argument.partition("=")[0].rpartition(".")[2]
+    assert [getattr(recipe.data, key) for recipe in read_points(TINY, points)] == values
+
+
 @pytest.mark.parametrize("single", ["alpha=0.1", "betas=[0.9,0.95]", "x={a: 1, b: 2}", "d='a,b'", "x=[1,2", "x", "x="])
 def test_a_single_value_holds_at_every_point(single):
     points = grid_points(["epochs=1,2", single] if not single.startswith("epochs") else ["alpha=1,0", single])

@@ -7,10 +7,10 @@ import pytest
 from composer.core import Algorithm
 from composer.optim import ComposerScheduler
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 import mixplug
-from mixplug import MAE, Cosine, FusedBackbonePass, MixTraining, Objective, PhaseScheduler, Points, Steps
+from mixplug import MAE, Cosine, FusedBackbonePass, MixTraining, Objective, PhaseScheduler, Points, Ramp, Steps
 from mixplug.algorithms.trainer.contract import find_in
 from mixplug.lab.recipes.objects import build, public_classes
 from mixplug.lab.recipes.schema import load_recipe
@@ -31,6 +31,20 @@ def test_every_kind_by_name():
     assert isinstance(build({"SGD": {"lr": 1}}, Optimizer, "x", params=nn.Linear(1, 1).parameters()), Optimizer)
     mixed = build({"MixTraining": {"alpha": {"Steps": {"points": [[0, 1], [0.5, 0]]}}}}, Algorithm, "x")
     assert mixed.joint_loss.alpha == Steps([(0, 1), (0.5, 0)])
+
+
+def test_names_in_any_case():
+    assert isinstance(build({"adamw": {"lr": 1}}, Optimizer, "x", params=nn.Linear(1, 1).parameters()), AdamW)
+    mixed = build({"mixtraining": {"alpha": {"ramp": {"start": 1, "stop": 0}}}}, Algorithm, "x")
+    assert mixed.joint_loss.alpha == Ramp(1, 0)
+    overrides = {"MixTraining": {"optimizer_overrides": {"sl": {"weight_decay": 0}}}}
+    assert build(overrides, Algorithm, "x").optimizer_settings.settings()
+
+
+@pytest.mark.parametrize("name", ["SimSiam", "simsiam", {"SimSiam": None}])
+def test_a_bare_objective(name):
+    assert build({"MixTraining": {"objective": name}}, Algorithm, "x").fused_backbone_pass.objective.kind == "SimSiam"
+    assert build({"MixTraining": {"objective": "auto"}}, Algorithm, "x").fused_backbone_pass.objective is not None
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,64 @@ def test_epochs_and_fraction():
     assert (recipe.ssl_duration, recipe.sl_duration, recipe.data.fraction) == ("7ep", "7ep", 0.25)
 
 
+def test_batch_size_and_lr(tmp_path):
+    recipe = load_recipe(TINY, ["batch_size=7", "lr=0.5"])
+    assert (recipe.data.batch_size, recipe.optimizer) == (7, {"AdamW": {"lr": 0.5}})
+
+
+def test_lr_of_every_optimizer_and_nothing_else(tmp_path):
+    path = recipe_of(tmp_path, "  a: {optimizer: '${vars.own}'}\n  b: {}\n  c: {optimizer: '${vars.own}'}")
+    path.write_text(f"{path.read_text()}\nvars: {{own: {{SGD: {{lr: 1, momentum: 0.9}}}}}}\n")
+    recipe = load_recipe(path, ["methods.c.optimizer={SGD: {momentum: 0.5}}", "lr=0.5"])
+    assert recipe.optimizer == {"AdamW": {"lr": 0.5, "weight_decay": 0.05}}, "the default's other settings stay"
+    assert recipe.methods["a"].optimizer == {"SGD": {"lr": 0.5, "momentum": 0.9}}
+    assert recipe.methods["b"].optimizer is None
+    assert recipe.methods["c"].optimizer == {"SGD": {"momentum": 0.5, "lr": 0.5}}
+    assert load_recipe(TINY, ["optimizer={SGD: {}}", "lr=0.5"]).optimizer == {"SGD": {"lr": 0.5}}
+    with pytest.raises(RecipeError, match=r"both set optimizer\.AdamW\.lr"):
+        load_recipe(TINY, ["optimizer.AdamW.lr=0.1", "lr=0.5"])
+
+
+def test_alpha_and_rho_find_algorithms_in_any_case(tmp_path):
+    path = recipe_of(
+        tmp_path, "  a: {algorithms: [mixtraining: {rho: 0.5}]}\n  b: {algorithms: [mixtraining: {rho: 0}]}"
+    )
+    assert algorithms(load_recipe(path, ["rho=1"])) == {
+        "a": [{"mixtraining": {"rho": 1}}],
+        "b": [{"mixtraining": {"rho": 0}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("data.train=01", lambda recipe: recipe.data.train),
+        ("data.train=no", lambda recipe: recipe.data.train),
+        ("data.root=/d/plain #2", lambda recipe: recipe.data.root),
+        ("data.root=[old] {x}: y", lambda recipe: recipe.data.root),
+        ("ssl_data.root=1e3", lambda recipe: recipe.ssl_data.root),
+        ("methods.sl.label=2024", lambda recipe: recipe.methods["sl"].label),
+        ("methods[sl].label=null", lambda recipe: recipe.methods["sl"].label),
+        ("tasks.a.train=01", lambda recipe: recipe.task_data()["a"].train),
+        ("expect.source=Table 1: ours", lambda recipe: recipe.expect.source),
+        ("compile=", lambda recipe: recipe.compile),
+    ],
+)
+def test_text_is_taken_as_it_is_written(override, read):
+    more = ["tasks={a: {}, b: {}}"] if "tasks" in override else []
+    assert read(load_recipe(TINY, [*more, override])) == override.partition("=")[2]
+
+
+@pytest.mark.parametrize("quoted", ["'it is #1'", '"it is #1"'])
+def test_text_in_quotes_is_what_they_hold(quoted):
+    assert load_recipe(TINY, [f"description={quoted}"]).description == "it is #1"
+
+
+def test_what_is_no_text_is_yaml_as_ever():
+    recipe = load_recipe(TINY, ["data.flip=yes", "model.args={depth: 2, a: '1'}", "data.mean=[0.5]"])
+    assert (recipe.data.flip, recipe.model.args, recipe.data.mean) == (True, {"depth": 2, "a": "1"}, [0.5])
+
+
 def test_alpha_and_rho_leave_the_baseline_alone():
     recipe = load_recipe(TINY, ["alpha=0.1", "rho=0.25"])
     assert algorithms(recipe) == {
@@ -96,7 +154,9 @@ def test_algorithms_that_all_methods_share(tmp_path):
         ),
         (["methods=[sl]", "alpha=0.1"], "no method has"),
         (["methods={a: {algorithms: 3}, b: 4, c: {algorithms: [3, {a: 1, b: 2}]}}", "alpha=0.1"], "no method has"),
-        (["fraction=much"], "data.fraction: Value 'much'"),
+        (["fraction=much"], "data.fraction must be a number, got 'much'"),
+        (["lr=fast"], "lr must be a number in (0, inf), got 'fast'"),
+        (["lr=0"], "lr must be a number in (0, inf), got 0"),
     ],
 )
 def test_what_cannot_be_applied(overrides, message):

@@ -70,8 +70,27 @@ def test_overrides(override, path, value):
         ("sead: 3", "unknown key 'sead'; did you mean 'seeds'"),
         ("data: {fractoin: 0.1}", "unknown key 'data.fractoin'; did you mean 'fraction'"),
         ("methods: {mix: {label: M, algorithm: []}}", "unknown key 'methods.mix.algorithm'; did you mean 'algorithms'"),
-        ("seeds: many", "seeds: Value 'many'"),
-        ("data: {batch_size: 1.5}", "data.batch_size: Value '1.5'"),
+        ("seeds: many", "seeds must be a whole number, got 'many'"),
+        ("data: {batch_size: 1.5}", "data.batch_size must be a whole number, got 1.5"),
+        ("data: {mean: 0.5}", "data.mean must be a list of numbers, such as [0.5], got 0.5"),
+        ("data: {mean: [a]}", "data.mean[0] must be a number, got 'a'"),
+        ("data: {flip: maybe}", "data.flip must be true or false, got 'maybe'"),
+        ("data: {labels: x}", "data.labels must be a whole number or null, got 'x'"),
+        ("pictures: null", "pictures must be a whole number, got null"),
+        (
+            "data: {train: 01}",
+            "data.train must be text, and YAML reads what is written there as 1; quote it, as in train",
+        ),
+        ("data: {train: no}", "data.train must be text, and YAML reads what is written there as False; quote it"),
+        ("ssl_data: {root: 1.5}", "ssl_data.root must be text, and YAML reads what is written there as 1.5"),
+        ("methods: {sl: {label: 2024}}", "methods.sl.label must be text"),
+        ("vars: {name: 01}\ndata: {train: '${vars.name}'}", "data.train must be text"),
+        ("tasks: {a: {}, b: {train: no}}", "tasks.b.train must be text"),
+        ("data: {test: null}", "data.test must be text, got null; leave it out, or write '' for none"),
+        ("data: {train: [a]}", "data.train must be text, got ['a']"),
+        ("ssl_duration: 100", "ssl_duration must be like '10ep' or '100ba', got 100; write the unit behind it"),
+        ("methods: {no: {}}", "methods: names must be text, and YAML reads one as False; quote it"),
+        ("tasks: {01: {}, b: {}}", "tasks: names must be text, and YAML reads one as 1; quote it"),
         ("data: 3", "data must map keys to values"),
         ("methods: [sl]", "methods must map names to settings"),
         ("- a list", "must map keys to values"),
@@ -109,7 +128,7 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
             "MixTraining.rho=0' cannot be applied",
         ),
         ("algorithms.x=1", "algorithms must be a list"),
-        ("description=@x", "'description=@x' cannot be applied"),
+        ("data.mean=@x", "'data.mean=@x' cannot be applied"),
     ],
 )
 def test_a_bad_override(override, message):
@@ -180,10 +199,11 @@ def test_a_missing_recipe():
         (["device=tpu"], ValueError, "device must be one of"),
         (["eval_interval=0ep"], ValueError, "eval_interval must be above 0"),
         (["eval_interval=often"], ValueError, "eval_interval must be like"),
+        (["model.name=resnet18"], ValueError, "'resnet18' with .*: it takes no model.args.img_size; leave it out, or"),
         (["model.args.in_chans=3"], ValueError, "model.args.in_chans comes from the data"),
         (["model.args.depth=0"], ValueError, "no blocks"),
         (["optimizer={AdamW: {betas: [0.9]}}"], ValueError, "optimizer.AdamW: "),
-        (["optimizer={AdamW: {lr: x}}"], TypeError, "optimizer.AdamW: "),
+        (["optimizer={AdamW: {lr: x}}"], TypeError, "optimizer.AdamW.lr must be a number, got 'x'"),
         (["algorithms=[{ColOut: {p_row: 2}}]"], ValueError, "algorithms.0.ColOut: p_row"),
         (["algorithms=[{LabelSmoothing: {smoothings: 1}}]"], ValueError, "did you mean 'smoothing'"),
         (
@@ -370,7 +390,7 @@ def test_compiled_as_eager():
 
 
 def test_a_learning_rate_that_is_no_number():
-    with pytest.raises(TypeError, match=r"optimizer\.AdamW: .*got {'lr': 'abc'}"):
+    with pytest.raises(TypeError, match=r"^optimizer\.AdamW\.lr must be a number, got 'abc'$"):
         Experiment(load_recipe(TINY, ["optimizer.AdamW.lr=abc"]), "mix", 0)
 
 
@@ -477,6 +497,10 @@ def test_a_var_is_replaced_as_a_whole(tmp_path):
     assert recipe.methods["mix_input"].algorithms == [{"MixTraining": {"objective": {"SimSiam": {"out_dim": 8}}}}]
 
 
+def test_the_name_of_a_shipped_recipe_in_any_case():
+    assert load_recipe("Small/CIFAR10").description == load_recipe("small/cifar10").description
+
+
 def test_some_of_the_methods():
     assert list(load_recipe("digits", ["methods=[sl,mix_input]"]).methods) == ["sl", "mix_input"]
     for value in ("[sl,mix_inptu]", "[]", "[3]"):
@@ -516,7 +540,10 @@ def test_vars(tmp_path):
             "extends: digits\ntasks: {a: {dataset: digits}, b: {datset: svhn}}",
             "'tasks.b.datset'; did you mean 'dataset'",
         ),
-        ("extends: digits\ntasks: {a: {dataset: digits}, b: {fraction: many}}", "tasks: fraction"),
+        (
+            "extends: digits\ntasks: {a: {dataset: digits}, b: {fraction: many}}",
+            "tasks.b.fraction must be a number, got 'many'",
+        ),
         ("extends: digits\ntasks: {a: digits, b: svhn}", "tasks.a must map settings"),
     ],
 )

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from shared import image_files
 
+from mixplug.data import images
+from mixplug.data.datasets import load_dataset, load_unlabelled
 from mixplug.data.loaders import ImageLoader
 from mixplug.lab.recipes.schema import load_recipe
 from mixplug.lab.runs.experiment import Experiment
-from mixplug.lab.runs.inputs import make_inputs
+from mixplug.lab.runs.inputs import check_images, make_inputs
+from mixplug.lab.studies.compare import compare
+from mixplug.lab.studies.train import train
 
 TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
 CPU = torch.device("cpu")
@@ -69,7 +74,7 @@ def test_other_images_for_ssl_of_other_size_and_number(tmp_path):
     ("ssl_data", "error", "message"),
     [
         ("{dataset: digits}", ValueError, r"ssl_data: its images are \(1, 8, 8\), the labelled ones \(3, 8, 8\)"),
-        ("{dataset: image_folder, root: nowhere}", FileNotFoundError, r"nowhere is no folder.*ssl_data\.root"),
+        ("{dataset: image_folder, root: nowhere}", FileNotFoundError, r"^ssl_data\.root='nowhere' .* is no folder"),
         ("{dataset: digits, fraction: 0}", ValueError, r"^ssl_data\.fraction"),
         ("{dataset: digits, mean: [1, 2]}", ValueError, r"^ssl_data\.mean"),
         ("{dataset: image_folder, root: '.', image_size: 0}", ValueError, r"^ssl_data\.image_size"),
@@ -98,6 +103,42 @@ def test_other_images_need_neither_classes_nor_a_test(tmp_path):
     recipe.ssl_data.crop_padding = -1
     with pytest.raises(ValueError, match=r"^ssl_data: crop_padding must be"):
         make_inputs(recipe, 0, CPU)
+
+
+def seeds_differ(root, section, in_memory):
+    """A recipe of three seeds, and what of ``section`` the second draws that the first does not."""
+    image_files.train_and_test(root, count=10)
+    image_files.train_and_test(root / "other", count=10)
+    ssl_data = f"ssl_data={{dataset: image_folder, root: {root / 'other'}, in_memory: {in_memory}, fraction: 0.4}}"
+    own = [] if section == "data" else [ssl_data]
+    recipe = folder_recipe(root, f"data.in_memory={in_memory}", "seeds=3", *own)
+    recipe.data.fraction = 0.5 if section == "data" else 1.0
+    load = partial(load_unlabelled, recipe.ssl_data) if section == "ssl_data" else partial(load_dataset, recipe.data)
+    drawn = [load(seed=seed, in_memory=False) for seed in range(2)]
+    paths = [{*(split.images if section == "ssl_data" else split.train).paths} for split in drawn]
+    return recipe, sorted(paths[1] - paths[0])[0]
+
+
+@pytest.mark.parametrize("in_memory", ["true", "false"])
+@pytest.mark.parametrize("section", ["data", "ssl_data"])
+def test_images_of_all_seeds_are_checked_before_the_first_run(tmp_path, section, in_memory):
+    recipe, late = seeds_differ(tmp_path, section, in_memory)
+    late.write_bytes(b"no image")
+    check_images([(recipe, [0])])
+    with pytest.raises(ValueError, match=rf"{late} cannot be read as an image"):
+        compare(recipe, tmp_path / "out", announce=lambda line: None)
+    assert not [*(tmp_path / "out" / "runs").glob("*.json")]
+    with pytest.raises(ValueError, match=rf"{late} cannot be read as an image"):
+        train(recipe, "sl", 1, tmp_path / "train")
+
+
+def test_each_file_is_checked_once(tmp_path, monkeypatch):
+    recipe, _ = seeds_differ(tmp_path, "data", "false")
+    opened, read, told = [], images.read_square, []
+    monkeypatch.setattr(images, "read_square", lambda path, size: opened.append(path) or read(path, size))
+    check_images([(recipe, range(3)), (recipe, range(3))], told.append)
+    assert len(opened) == len({*opened}) > 30
+    assert told[:2] == [f"data, seed 0: decoding {n} files, to find damaged ones" for n in (10, 20)]
 
 
 TWO_TASKS = "tasks={pets: {}, farm: {root: FARM, fraction: 0.5}}"

@@ -40,7 +40,7 @@ def run(out, *arguments, seeds=None):
 def test_a_real_one(tmp_path, capsys):
     assert main(["sweep", str(TINY), "alpha=0.1,0.9", "pictures=0", "--seeds", "1", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "tiny: 2 points, 3 methods, 1 seeds, 6 runs" in printed
+    assert "tiny: 2 points, 3 methods, 1 seed, 6 runs" in printed
     assert "(2/2) alpha=0.9: SSL+SL, seed 0: same settings as alpha=0.1, reused" in printed
     assert "(2/2) alpha=0.9: [3/3] MixTraining, seed 0: accuracy" in printed
     assert "those of each point in a folder of its own" in printed
@@ -328,4 +328,4 @@ def test_where_results_go(fake, tmp_path, monkeypatch, capsys):
     recipe.write_text(TINY.read_text())
     assert main(["sweep", "tiny.yaml", "data.fraction=0.1,0.2", "seeds=1,2"]) == 0
     assert (tmp_path / "runs" / "tiny-sweep-fraction-seeds" / "data.fraction=0.1,seeds=1" / "table.md").exists()
-    assert "4 points, 3 methods, 1 seeds, 18 runs" in capsys.readouterr().out
+    assert "4 points, 3 methods, 1 seed, 18 runs" in capsys.readouterr().out

@@ -151,7 +151,7 @@ def test_what_is_left_in_the_folder(measured):
     assert (folder / "scaling.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "scaling.md").read_text()
     assert page.count("\n| ") == len(growth["points"]) + 2
-    for word in ("| mask ratio | 0.9 |", "GFLOP/s", "2 turns of 1 steps", "Tokens: patches of an image"):
+    for word in ("| mask ratio | 0.9 |", "GFLOP/s", "2 turns of 1 step", "Tokens: patches of an image"):
         assert word in page
 
 
