@@ -70,8 +70,8 @@ class PseudoLabels(AmendingAlgorithm):
 
     Raises:
         TypeError: an argument has the wrong type; in training, the model returns something else than logits.
-        ValueError: a number is out of range; at INIT, a model of several tasks, or a sharded one; at FIT_START, no
-            ``mixing='side_by_side'``.
+        ValueError: a number is out of range; at INIT, a run without ``mixing='side_by_side'``, or a model of several
+            tasks, or a sharded one.
 
     Example:
         >>> mix = MixTraining(alpha=Ramp(1, 0), objective=MAE("input"), ssl_dataloader=all_images,
@@ -113,6 +113,12 @@ class PseudoLabels(AmendingAlgorithm):
 
     def init(self, state: State, logger: Logger) -> None:
         """Have unlabelled images go through the whole model."""
+        data = find(state, MixupSSLData)
+        if data is None or not data.side_by_side:
+            raise ValueError(
+                "PseudoLabels needs unlabelled images in the model's own pass: use it beside "
+                "MixTraining(ssl_dataloader=..., mixing='side_by_side')"
+            )
         if isinstance(state.model, MultiTaskClassifier):
             raise ValueError(
                 "PseudoLabels labels images by the classes of one task, and the images without labels of a "
@@ -127,15 +133,9 @@ class PseudoLabels(AmendingAlgorithm):
         super().init(state, logger)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Refuse a run without unlabelled images, and say where the strong view is the weak one."""
+        """Say where the strong view is the weak one; see the base class."""
         super().fit_start(state, logger)
-        data, passes = find(state, MixupSSLData), encoder_pass_of(state)
-        if data is None or not data.side_by_side:
-            raise ValueError(
-                "PseudoLabels needs unlabelled images in the model's own pass: use it beside "
-                "MixTraining(ssl_dataloader=..., mixing='side_by_side')"
-            )
-        shown = passes.request(Position(Phase.MIX))
+        shown = encoder_pass_of(state).request(Position(Phase.MIX))
         if shown is not None and shown.select is None and shown.view is None and self.amendment.views is None:
             warnings.warn(
                 "PseudoLabels compares predictions of the same whole images: neither the objective nor a token dropout "
