@@ -22,7 +22,9 @@ When to use it
 
 Hyperparameters
     ``threshold`` 0.95 (FixMatch) and ``weight`` a ramp from 0 to 1 over MIX. ``per_class`` lowers the threshold of
-    classes that are seldom predicted with confidence (Zhang et al., "FlexMatch", NeurIPS 2021).
+    classes that are seldom predicted with confidence (Zhang et al., "FlexMatch", NeurIPS 2021); as there, it labels
+    all images until some are, which a classifier that is no better than chance does not bear. MIX has to be long
+    enough for the classifier to be sure of something: see ``recipes/README.md``.
 
 What it costs
     A pass over the unlabelled images without gradient, and the head on them.
