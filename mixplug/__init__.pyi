@@ -16,6 +16,7 @@ from .algorithms.phase_scheduler import PhaseScheduler as PhaseScheduler
 from .algorithms.phase_switch import PhaseSwitch as PhaseSwitch
 from .algorithms.probes import LinearProbe as LinearProbe
 from .algorithms.probes import OnlineKNN as OnlineKNN
+from .algorithms.pseudo_labels import PseudoLabels as PseudoLabels
 from .algorithms.sdmp import SDMP as SDMP
 from .algorithms.super_progressive_learning import SuperProgressiveLearning as SuperProgressiveLearning
 from .algorithms.token_dropout import TokenDropout as TokenDropout

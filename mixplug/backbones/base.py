@@ -73,6 +73,8 @@ class PassRequest:
             two that are made at random. In the MIX phase view 0 is what the classifier sees.
         append: ``() -> (B', C, H, W)`` or None: further images that the encoder sees in the model's own pass, after
             the model's own, which sees nothing of them; asked before the pass. None for none.
+        pass_on: What is told the pass when the encoder's output of such images goes on to the rest of the model, whose
+            outputs of them then follow those of its own; None takes it off at the encoder's exit.
         pairs: Of an objective of two views, which view predicts which; empty of others.
         compare: What changes the views that such an objective compares, in this order: see
             :data:`mixplug.objectives.view_pairs.PairsAmendment`.
@@ -91,6 +93,7 @@ class PassRequest:
     jitter: float = 1.0
     choose: Callable[[Any, BackbonePass], tuple[Tensor, Tensor]] | None = None
     append: Callable[[], Tensor | None] | None = None
+    pass_on: Callable[[BackbonePass], None] | None = None
     pairs: Sequence[Any] = ()
     compare: Sequence[Callable[..., Any]] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -401,7 +404,12 @@ class Backbone(ABC):
         """Note the encoder's output, and return what of it is the model's own."""
         seen.output = output
         seen.runs += 1
-        return output if seen.appended is None else output[: seen.own]
+        if seen.appended is None:
+            return output
+        if seen.request.pass_on is None:
+            return output[: seen.own]
+        seen.request.pass_on(seen)
+        return output
 
 
 def _like(more: Tensor, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DistributedSampler
 
 from mixplug.backbones import Backbone, adapters_in, backbone_of
+from mixplug.backbones.modes import evaluating
 from mixplug.checks import check_int, check_real
 from mixplug.data.batches import images_of
 from mixplug.data.order import generators_of, random_state, samplers_of, set_generators, set_random_state
@@ -246,21 +247,14 @@ def unattached_backbone(model: nn.Module, path: str | None = None) -> Backbone:
 @contextmanager
 def _undisturbed(modules: list[nn.Module], loader: Iterable, device: torch.device) -> Iterator[None]:
     """Have ``modules`` in evaluation mode, and put all back as it was."""
-    own_modes = [(root, root.training) for root in modules]
-    modes = [(module, module.training) for root in modules for module in root.modules()]
     epochs = [(holder, holder.epoch) for holder in samplers_of(loader) if isinstance(holder, DistributedSampler)]
     generators = [generator.get_state() for generator in generators_of(loader)]
     random = random_state()
     of_device = _device_random_state(device)
-    for root in modules:
-        root.eval()
     try:
-        yield
+        with evaluating(modules):
+            yield
     finally:
-        for root, was_training in own_modes:
-            root.train(was_training)  # with whatever else a model's own train() does
-        for module, was_training in modes:
-            module.training = was_training
         for holder, epoch in epochs:
             holder.epoch = epoch
         set_generators(loader, generators)

@@ -96,7 +96,8 @@ class SubmoduleBackbone(Backbone):
         if seen is None:
             return None
         self._leave(seen, self._features(output))
-        return None if seen.appended is None else first_images(output, seen.own, len(seen.images))
+        kept = seen.appended is None or seen.request.pass_on is not None
+        return None if kept else first_images(output, seen.own, len(seen.images))
 
 
 def adapter_of(model: nn.Module) -> SubmoduleBackbone | None:

@@ -29,6 +29,7 @@ Caveats
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from mixplug.backbones import Backbone, BackbonePass, PassRequest, Role, ViTBack
 from mixplug.backbones.selection import random_tokens, random_visible, take_tokens
 from mixplug.checks import check_bool, check_choice, check_int
 from mixplug.objectives.base import Objective
+from mixplug.objectives.collapse import embedding_std, watch_rank
 from mixplug.schedules.phases import Phase, Position
 from mixplug.schedules.shapes import Schedule, check_schedule, value_at
 
@@ -111,6 +113,7 @@ class MAE(Objective):
             )
         self.single_pass = fused
         self._fit: tuple[int, ...] | None = None
+        self._monitors: dict[str, Tensor] = {}
 
     @property
     def kind(self) -> str:
@@ -177,6 +180,12 @@ class MAE(Objective):
     def forward(self, seen: BackbonePass) -> Tensor:
         """Mean squared error of the predicted patches (He et al., section 3), a scalar."""
         prediction, keep = self._predict(seen)
+        # The tokens' mean rather than the model's own pooling, which may draw random numbers (dropout).
+        features = seen.output.detach().mean(dim=1)
+        self._monitors = {
+            "embedding_std": embedding_std(features),
+            **watch_rank(features, seen.request.position.step),
+        }
         # The loss keeps float32 under autocast: squares of bfloat16 differences lose most of their digits.
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         target = patchify(seen.images.detach(), self.patch_size).to(prediction)
@@ -189,6 +198,10 @@ class MAE(Objective):
         visible = torch.zeros_like(error).scatter(1, keep, 1.0)
         counts = visible if self.loss == "visible" else 1 - visible
         return (error * counts).sum() / counts.sum()
+
+    def monitors(self) -> Mapping[str, Tensor]:
+        """Signs of collapse, of the mean of each image's tokens; see the base class."""
+        return self._monitors
 
     @torch.no_grad()
     def reconstruct(self, backbone: Backbone, images: Tensor, phase: Phase = Phase.SSL) -> Reconstruction:

@@ -46,13 +46,12 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixplug.backbones import Backbone, BackbonePass, PassRequest, Role
 from mixplug.checks import check_bool, check_int, check_real
 from mixplug.objectives.base import Objective
-from mixplug.objectives.pairs import to_float32
+from mixplug.objectives.collapse import embedding_std, watch_rank
 from mixplug.objectives.view_pairs import Embeddings, Pair, PairsAmendment, View, ViewPairs
 from mixplug.schedules.phases import Phase, Position
 from mixplug.views.views import Views
@@ -137,10 +136,12 @@ class TwoView(Objective):
 
     def forward(self, seen: BackbonePass) -> Tensor:
         """The mean of :meth:`pair_loss` over pairs and images, times ``scale``: a scalar of at least float32."""
-        self.check_batch(seen.features)
+        features = seen.features
+        self.check_batch(features)
         compared = self.view_pairs(seen)
         embedded = self.embed_views(seen, compared)
         self.note_embeddings(embedded)
+        self._monitors |= watch_rank(features, seen.request.position.step)
         losses = [loss.mean() for loss in self._losses(compared, embedded)]
         return self._mean_over_pairs(compared, losses)
 
@@ -245,13 +246,8 @@ class TwoView(Objective):
         return self.views.magnitude_at(request.position) if own is None else own
 
     def watch_collapse(self, embeddings: Tensor) -> None:
-        """Note how far apart the normalised ``embeddings`` ``(B, D)`` are.
-
-        ``embedding_std`` is their standard deviation over the batch, mean over dimensions, times sqrt(D): about 1 for
-        embeddings in all directions, 0 for one and the same (Chen and He, 2021, section 4.1).
-        """
-        unit = F.normalize(to_float32(embeddings.detach()), dim=-1)
-        self._monitors = {"embedding_std": unit.std(dim=0, correction=0).mean() * math.sqrt(embeddings.shape[-1])}
+        """Note how far apart the normalised ``embeddings`` ``(B, D)`` are."""
+        self._monitors = {"embedding_std": embedding_std(embeddings)}
 
     def monitors(self) -> Mapping[str, Tensor]:
         """See the base class."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mixplug.backbones import PassRequest, backbone_of, detach_backbones
 from mixplug.backbones.costs import counting_flops, encoder_flops
@@ -23,6 +23,7 @@ from mixplug.objectives.joint import ALPHA, joint_loss, phase_weights
 from mixplug.schedules.phases import Phase, PhasePlan, PhaseSpan, Position
 from mixplug.schedules.shapes import Schedule
 from mixplug.training.encoder_pass import Amendment, EncoderPass
+from mixplug.training.pseudo_labels import PseudoLabelLoss
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,18 @@ class CostCounter:
                 objective.before_step()
             with self._passes.watch(position) as seen:
                 logits = self._model(images)
+            further: list[Tensor] = []
+            for amendment in self._passes.amendments:
+                if isinstance(amendment, PseudoLabelLoss):
+                    logits, term = amendment.split(logits, self._model)
+                    further.append(term)
             ssl = None
             if objective is not None and seen is not None:
                 with torch.set_grad_enabled(weights.ssl > 0):
                     ssl = objective(seen)
             # Any labels will do: the loss has no products.
-            joint_loss(ssl, F.cross_entropy(logits, torch.zeros_like(logits)), weights).backward()
+            sl = F.cross_entropy(logits, torch.zeros_like(logits))
+            sum(further, start=joint_loss(ssl, sl, weights)).backward()
         return StepCost(counter.get_total_flops() / self.batch_size, self.encoder_flops, dict(self._roles))
 
     def of_phases(self, plan: PhasePlan, points: int = 12) -> dict[Phase, StepCost]:

@@ -37,6 +37,7 @@ _SLOTS = {
     "select": "the tokens",
     "patch": "the size of the patches",
     "append": "further images",
+    "pass_on": "what becomes of further images after the encoder",
     "size": "the size of the images",
     "choose": "the views",
     "magnitude": "the views' magnitude",

@@ -28,6 +28,7 @@ from mixplug import (
     HardAugment,
     MixTraining,
     PatchScaling,
+    PseudoLabels,
     SuperProgressiveLearning,
     TokenDropout,
 )
@@ -173,6 +174,7 @@ OWN = {
     kind.__name__: Neighbour(REFUSED, one(kind), message="use it once")
     for kind in (MixTraining, *(type(part) for part in MixTraining().parts))
 } | {
+    "PseudoLabels": Neighbour(REFUSED, one(PseudoLabels), message="mixing='side_by_side'"),
     "TokenDropout": Neighbour(NOTE, one(lambda: TokenDropout(0.5))),
     "PatchScaling": Neighbour(NOTE, one(lambda: PatchScaling(4))),
     "SDMP": Neighbour(NOTE, {"": SDMP, "labels": lambda: SDMP(labels=True)}),

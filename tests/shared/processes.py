@@ -45,6 +45,7 @@ from mixplug import (
     MixTraining,
     OnlineKNN,
     PatchScaling,
+    PseudoLabels,
     Ramp,
     TokenDropout,
     backbone_of,
@@ -183,6 +184,14 @@ SAME_WEIGHTS: dict[str, Callable[[], dict[str, Any]]] = {
             MixTraining(
                 ssl_dataloader=unlabelled(), mixing="side_by_side", labelled_per_step=2, objective=MAE(mask="input")
             )
+        ]
+    ),
+    "pseudo-labels": lambda: same_weights(
+        lambda: [
+            PseudoLabels(0.15, per_class=True),
+            MixTraining(
+                ssl_dataloader=unlabelled(), mixing="side_by_side", labelled_per_step=2, objective=MAE(mask="input")
+            ),
         ]
     ),
     "mixed images": lambda: same_weights(

@@ -35,6 +35,7 @@ from mixplug import (
     OptimizerSettings,
     PatchScaling,
     PhaseSwitch,
+    PseudoLabels,
     Ramp,
     SuperProgressiveLearning,
     TokenDropout,
@@ -119,6 +120,15 @@ ROWS = [
             MixTraining(
                 ssl_dataloader=ssl_loader(), mixing="side_by_side", objective=MAE(mask="input"), labelled_per_step=3
             )
+        ],
+    ),
+    Row(
+        "PseudoLabels",
+        lambda: [
+            PseudoLabels(0.1, per_class=True),
+            MixTraining(
+                ssl_dataloader=ssl_loader(), mixing="side_by_side", objective=MAE(mask="input"), labelled_per_step=3
+            ),
         ],
     ),
     Row(

@@ -12,6 +12,7 @@ from torch import nn
 
 from mixplug import MAE, PhasePlan, Position, SideBySide, Training, backbone_of
 from mixplug.training.encoder_pass import EncoderPass
+from mixplug.training.pseudo_labels import PseudoLabelLoss
 
 MIX = Position("mix")
 
@@ -54,6 +55,24 @@ def test_the_model_sees_its_own_images_and_the_objective_all(name):
     with passes.watch(Position("sl")) as seen:
         model(x)
     assert len(seen.images) == 3, "in MIX alone"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_passed_on_goes_through_the_rest_of_the_model(name):
+    make, path = MODELS[name]
+    model = make().eval()
+    side, pseudo = SideBySide(), PseudoLabelLoss(0.0, weight=1.0)
+    side.images = images(5, seed=9)
+    passes = EncoderPass(backbone_of(model, path))
+    for amendment in (side, pseudo):
+        passes.add(amendment)
+    with passes.watch(MIX):
+        outputs = model(images(3))
+    torch.testing.assert_close(outputs, model(torch.cat([images(3), side.images])))
+    logits, term = pseudo.split(outputs, model)
+    torch.testing.assert_close(logits, model(images(3)))
+    # Nothing is hidden here, so the labels are those of the outputs themselves.
+    torch.testing.assert_close(term, F.cross_entropy(outputs[3:], outputs[3:].argmax(dim=1)))
 
 
 def test_the_loss_is_that_of_all_images_and_of_the_labelled_ones():

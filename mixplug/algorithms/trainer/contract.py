@@ -41,6 +41,8 @@ class Stage(IntEnum):
     """Assembles what the passes over the encoder are shown, runs the objective on them, and adds its loss."""
     LOSS = auto()
     """Weighs the losses that are there."""
+    FURTHER_LOSS = auto()
+    """Adds a term to the joint loss, and takes what it is made of before the objective's pass ends."""
     RESUMPTION = auto()
     """Keeps random numbers, or puts them back, when everybody else has drawn theirs."""
 

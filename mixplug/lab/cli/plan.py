@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
-from mixplug.checks import check_int, counted
+from mixplug.checks import check_int, check_real, counted
 from mixplug.lab.cli.options import Commands
 from mixplug.schedules.phases import Phase, PhasePlan
 from mixplug.schedules.resolution import ResolutionSchedule
@@ -22,6 +23,17 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument("--ssl", type=int, required=True, help="epochs of self-supervised learning")
     command.add_argument("--sl", type=int, required=True, help="epochs of supervised learning")
     command.add_argument("--rho", type=float, required=True, help="mix ratio in [0, 1]")
+    command.add_argument("--images", type=int, help="labelled images: say what each epoch passes over, and the cost")
+    command.add_argument(
+        "--ssl-images", type=int, help="images of other SSL data (default: SSL sees the labelled ones)"
+    )
+    command.add_argument("--mixing", choices=("pixels", "side_by_side"), help="how MIX takes other SSL data in")
+    command.add_argument(
+        "--labelled-share",
+        type=float,
+        default=0.25,
+        help="side by side, labelled images of a step for each of the others (default: a quarter)",
+    )
     command.add_argument(
         "--min-scale", type=float, help="SuperProgressiveLearning's, whose stages are shown for --size"
     )
@@ -35,17 +47,55 @@ def add(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Print the phases, and draw them."""
     plan = PhasePlan(options.ssl, options.sl, options.rho)
+    passes = _passes(options)
     merged = f"e_mix = floor({options.rho:g} * min({plan.e_ssl}, {plan.e_sl})) = {plan.e_mix}"
     print(f"{counted(plan.total, 'epoch')} instead of {plan.e_ssl + plan.e_sl}: {merged} of each are merged")
     for span in plan.phases:
-        print(f"  {span.phase.value.upper():3}  epochs {span.start + 1} to {span.stop} ({span.length})")
+        over = f", each over {passes[span.phase][1]}" if passes else ""
+        print(f"  {span.phase.value.upper():3}  epochs {span.start + 1} to {span.stop} ({span.length}){over}")
     print("  " + _bar(plan, 60))
+    if passes:
+        total = sum(span.length * passes[span.phase][0] for span in plan.phases)
+        apart = plan.e_ssl * passes[Phase.SSL][0] + plan.e_sl * passes[Phase.SL][0]
+        print(f"  {total:,} images are learned from, {apart:,} in SSL and then SL; with all of their tokens that costs")
+        # With gradient each is 3 forward passes: what recipes call a cost.
+        print(
+            f"  {3 * total / options.images:,.0f} forward passes of the plain encoder for each labelled image, and "
+            f"{3 * apart / options.images:,.0f}"
+        )
     if options.min_scale is not None:
         schedule = ResolutionSchedule(options.min_scale, options.warmup, options.stages)
         sizes = check_int("size", options.size, 1), check_int("step", options.step, 1)
         for time, size in zip(schedule.times, schedule.sizes(*sizes), strict=True):
             print(f"  {size:3} pixels from epoch {time * plan.e_ssl + 1:g} of self-supervised learning")
         print(f"  {schedule.speedup(*sizes):.2f} times cheaper, where a step costs as its pixels do")
+
+
+def _passes(options: argparse.Namespace) -> dict[Phase, tuple[int, str]]:
+    """How many images an epoch of each phase has go through the encoder, and in words which; empty if it is not asked.
+
+    Raises:
+        ValueError: the numbers do not go together.
+    """
+    if options.ssl_images is None and options.mixing is not None:
+        raise ValueError(f"--mixing {options.mixing} is for other SSL data: give --ssl-images, or leave it out")
+    if options.images is None:
+        if options.ssl_images is not None:
+            raise ValueError(f"--ssl-images {options.ssl_images} goes with the number of labelled ones: give --images")
+        return {}
+    count = check_int("images", options.images, 1)
+    labelled = f"the {count:,} labelled images"
+    if options.ssl_images is None:
+        return dict.fromkeys(Phase, (count, labelled))
+    others = check_int("ssl-images", options.ssl_images, 1)
+    more = f"the {others:,} SSL images"
+    if options.mixing == "side_by_side":
+        share = check_real("labelled-share", options.labelled_share, 0, math.inf, low_open=True, high_open=True)
+        drawn = max(1, round(share * others))
+        mixed = others + drawn, f"{more}, with {drawn:,} draws of {labelled} by their side"
+    else:
+        mixed = count, f"{labelled}, mixed pixel by pixel with {count:,} of {more}"
+    return {Phase.SSL: (others, more), Phase.MIX: mixed, Phase.SL: (count, labelled)}
 
 
 def _bar(plan: PhasePlan, width: int) -> str:

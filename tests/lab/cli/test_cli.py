@@ -27,6 +27,39 @@ def test_plan(capsys):
     assert lines[4] == "  " + "░" * 20 + "▓" * 20 + "█" * 20
 
 
+@pytest.mark.parametrize(
+    ("more", "mix", "images", "apart"),
+    [
+        ([], "the 90 labelled images", 380 * 90, 420 * 90),
+        (
+            ["--ssl-images", "1000"],
+            "the 90 labelled images, mixed pixel by pixel with 90 of the 1,000 SSL images",
+            40 * 1000 + 340 * 90,
+            80 * 1000 + 340 * 90,
+        ),
+        (
+            ["--ssl-images", "1000", "--mixing", "side_by_side"],
+            "the 1,000 SSL images, with 250 draws of the 90 labelled images by their side",
+            40 * 1000 + 40 * 1250 + 300 * 90,
+            80 * 1000 + 340 * 90,
+        ),
+    ],
+)
+def test_plan_says_what_epochs_pass_over_and_the_cost(capsys, more, mix, images, apart):
+    assert main(["plan", "--ssl", "80", "--sl", "340", "--rho", "0.5", "--images", "90", *more]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ssl = "the 1,000 SSL images" if more else "the 90 labelled images"
+    assert lines[1:4] == [
+        f"  SSL  epochs 1 to 40 (40), each over {ssl}",
+        f"  MIX  epochs 41 to 80 (40), each over {mix}",
+        "  SL   epochs 81 to 380 (300), each over the 90 labelled images",
+    ]
+    assert lines[5].startswith(f"  {images:,} images are learned from, {apart:,} in SSL and then SL")
+    assert lines[6] == (
+        f"  {images / 30:,.0f} forward passes of the plain encoder for each labelled image, and {apart / 30:,.0f}"
+    )
+
+
 def test_plan_of_smaller_images(capsys):
     assert main(["plan", "--ssl", "480", "--sl", "0", "--rho", "0", "--min-scale", "0.43"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -64,6 +97,9 @@ def test_compare_and_train(capsys, tmp_path):
         ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--min-scale", "0"],
         ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--min-scale", "1", "--step", "0"],
         ["plan", "--ssl", "-1", "--sl", "100", "--rho", "0.5"],
+        ["plan", "--ssl", "9", "--sl", "9", "--rho", "0.5", "--ssl-images", "9"],
+        ["plan", "--ssl", "9", "--sl", "9", "--rho", "0.5", "--images", "9", "--mixing", "side_by_side"],
+        ["plan", "--ssl", "9", "--sl", "9", "--rho", "0.5", "--images", "0"],
         ["compare", "nowhere.yaml"],
         ["compare", "digitz"],
         ["compare", TINY, "sead=3"],

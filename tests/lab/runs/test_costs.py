@@ -103,14 +103,15 @@ def test_bad_costs(overrides, says):
 
 SIDE = (
     "methods.side={algorithms: [{MixTraining: {mixing: side_by_side, labelled_per_step: 4, ssl_duration: 4ep, "
-    "sl_duration: 4ep, objective: {MAE: {mask: input}}}}]}"
+    "sl_duration: 4ep, objective: {MAE: {mask: input}}}}%s]}"
 )
 
 
-def test_side_by_side_costs_its_passes_over_the_other_images():
-    made = Experiment(
-        load_recipe(TINY, [SIDE, "ssl_data={same: true, fraction: 0.2}", "data.batch_size=16"]), "side", 0
-    )
+@pytest.mark.parametrize("more", ["", ", {PseudoLabels: {weight: 1.0}}"], ids=["alone", "and pseudo-labels"])
+def test_side_by_side_costs_its_passes_over_the_other_images(more):
+    recipe = load_recipe(TINY, [SIDE % more, "ssl_data={same: true, fraction: 0.2}", "data.batch_size=16"])
+    made = Experiment(recipe, "side", 0)
+    assert len(made.algorithms) == 1 + bool(more)
     labelled, others = (made.inputs.summary[key]["training_images"] for key in ("data", "ssl_data"))
     assert (labelled, others) == (45, 180)
     made.trainer.state.evaluators = []

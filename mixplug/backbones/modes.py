@@ -1,0 +1,24 @@
+"""Evaluation mode for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(roots: Iterable[nn.Module]) -> Iterator[None]:
+    """Have ``roots`` in evaluation mode in the block, and afterwards each of their modules in its own mode again."""
+    own_modes = [(root, root.training) for root in roots]
+    modes = [(module, module.training) for root, _ in own_modes for module in root.modules()]
+    for root, _ in own_modes:
+        root.eval()
+    try:
+        yield
+    finally:
+        for root, was_training in own_modes:
+            root.train(was_training)  # with whatever else a model's own train() does
+        for module, was_training in modes:
+            module.training = was_training
