@@ -107,12 +107,15 @@ def _check_jitter(values: Any) -> tuple[float, ...]:
 
 
 _MOCO_V2 = ViewRecipe(crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1))
+_SIMCLR_CIFAR = ViewRecipe(jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.0)
 _BYOL = ViewRecipe(jitter=(0.4, 0.4, 0.2, 0.1), blur_p=1.0)
 _BYOL_OTHER = dataclasses.replace(_BYOL, blur_p=0.1, solarise_p=0.2)
 
 VIEW_RECIPES: dict[str, tuple[ViewRecipe, ViewRecipe]] = {
     # Chen et al. 2020 (A Simple Framework for Contrastive Learning), appendix A, colour distortion of strength 1.
     "simclr": (ViewRecipe(), ViewRecipe()),
+    # The same, appendix B.9 on CIFAR-10: strength 0.5 and no blur.
+    "simclr_cifar": (_SIMCLR_CIFAR, _SIMCLR_CIFAR),
     # Chen & He 2021 (Exploring Simple Siamese Representation Learning), section 4: MoCo v2's.
     "simsiam": (_MOCO_V2, _MOCO_V2),
     # Grill et al. 2020 (Bootstrap Your Own Latent), Table 6: T and T' differ in blur and solarisation.
@@ -128,5 +131,10 @@ VIEW_RECIPES: dict[str, tuple[ViewRecipe, ViewRecipe]] = {
         dataclasses.replace(_BYOL, crop_scale=(0.4, 1.0)),
         dataclasses.replace(_BYOL_OTHER, crop_scale=(0.4, 1.0)),
     ),
+    # The same without local crops: its code's help recommends global crops of at least 0.14 then.
+    "dino_no_local": (
+        dataclasses.replace(_BYOL, crop_scale=(0.14, 1.0)),
+        dataclasses.replace(_BYOL_OTHER, crop_scale=(0.14, 1.0)),
+    ),
 }
-"""Of two views each, by paper. The papers that crop bicubically (BYOL, DINO) are cropped bilinearly here."""
+"""Of two views each, by paper. The papers that crop bicubically (SimCLR, BYOL, DINO) are cropped bilinearly here."""

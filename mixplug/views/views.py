@@ -46,8 +46,8 @@ class Views(nn.Module):
     not have three channels: with another number, jitter changes brightness and contrast only, and there is no
     grayscale. No gradients flow through views.
 
-    **Small images.** The published practice for CIFAR's 32x32 (SimSiam's appendix D, solo-learn) is
-    ``Views("simsiam", blur=False)``: crops of at least a fifth of the image, weaker jitter, no blur.
+    **Small images.** The published practice for CIFAR's 32x32 is ``Views("simsiam", blur=False)`` (SimSiam's appendix
+    D: crops of at least a fifth of the image, weaker jitter, no blur) and ``Views("simclr_cifar")``.
 
     **Magnitude** in [0, 1] scales all strengths at once: 1 is the recipe, 0 the image as it is but for the flip; see
     :meth:`ViewRecipe.scaled`. It may be another number at each call at no cost.
@@ -55,8 +55,8 @@ class Views(nn.Module):
     It has no parameters and leaves nothing in a ``state_dict``; its ``repr`` shows all settings.
 
     Args:
-        recipe: Name of a pair in ``VIEW_RECIPES`` (simclr, simsiam, byol, mocov2, mocov3, dino), settings for both
-            views, or a pair of settings.
+        recipe: Name of a pair in ``VIEW_RECIPES`` (simclr, simclr_cifar, simsiam, byol, mocov2, mocov3, dino,
+            dino_no_local), settings for both views, or a pair of settings.
         mean: By what the images were normalised, one number in [0, 1] for each channel or one for all: taken back
             before augmentation, as colours are changed in [0, 1], and done again after it. None for images in [0, 1].
         std: What they were divided by then, in (0, 1].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import pickle
 
@@ -283,8 +284,21 @@ def test_all_of_it_is_distributed_as_torchvisions():
 
 
 def test_the_named_recipes():
-    assert list(VIEW_RECIPES) == ["simclr", "simsiam", "byol", "mocov2", "mocov3", "dino"]
+    assert list(VIEW_RECIPES) == [
+        "simclr",
+        "simclr_cifar",
+        "simsiam",
+        "byol",
+        "mocov2",
+        "mocov3",
+        "dino",
+        "dino_no_local",
+    ]
     assert VIEW_RECIPES["simclr"][0] == ViewRecipe()
+    assert VIEW_RECIPES["simclr_cifar"][0] == dataclasses.replace(ViewRecipe().jittered(0.5), blur_p=0)
+    for one, other in zip(VIEW_RECIPES["dino"], VIEW_RECIPES["dino_no_local"], strict=True):
+        assert (one.crop_scale, other.crop_scale) == ((0.4, 1), (0.14, 1))
+        assert dataclasses.replace(one, crop_scale=(0.14, 1)) == other
     assert VIEW_RECIPES["simsiam"] == VIEW_RECIPES["mocov2"]
     for name in ("byol", "mocov3", "dino"):
         first, second = VIEW_RECIPES[name]
