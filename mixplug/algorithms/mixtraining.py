@@ -56,6 +56,8 @@ class MixTraining(PhasedAlgorithm):
         backbone: Name of the vision transformer inside of the model, if it holds several.
         stop_on_nan: Stop the run at a loss that is NaN or infinite; see :class:`JointLoss`.
         labelled_per_step: Labelled images of a step of MIX side by side; see :class:`MixupSSLData`.
+        ssl_epoch: Whether an epoch of SSL is a pass over the ``ssl_dataloader``, 'data', or as long as one over the
+            labelled data, 'labelled'; see :class:`MixupSSLData`.
         exact_microbatches: Give microbatches the whole batch's gradient; see :class:`FusedBackbonePass`.
 
     Raises:
@@ -82,10 +84,11 @@ class MixTraining(PhasedAlgorithm):
         stop_on_nan: bool = True,
         labelled_per_step: int | None = None,
         exact_microbatches: bool = False,
+        ssl_epoch: str = "data",
     ) -> None:
         self.phase_switch = PhaseSwitch(rho, ssl_duration, sl_duration)
         self.optimizer_settings = OptimizerSettings(optimizer_overrides, reset_optimizer)
-        self.mixup_ssl_data = MixupSSLData(ssl_dataloader, mixing, lam, labelled_per_step)
+        self.mixup_ssl_data = MixupSSLData(ssl_dataloader, mixing, lam, labelled_per_step, ssl_epoch)
         self.fused_backbone_pass = FusedBackbonePass(objective, backbone, exact_microbatches)
         self.joint_loss = JointLoss(alpha, stop_on_nan)
         self.exact_resumption = ExactResumption()

@@ -63,7 +63,7 @@ from mixplug.algorithms.mixup_ssl_data_checks import check_schedules, check_shar
 from mixplug.algorithms.phase_switch import PhaseSwitch
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
 from mixplug.algorithms.trainer.passes import encoder_pass_of
-from mixplug.checks import check_int, check_real
+from mixplug.checks import check_choice, check_int, check_real
 from mixplug.data.batches import blank_label_of, images_of, length_of
 from mixplug.data.order import rewind, stream_of
 from mixplug.data.side_by_side import SideBySideBatches
@@ -87,6 +87,9 @@ class MixupSSLData(PhasedAlgorithm):
         lam: Share of the labelled image in [0, 1]; of no use side by side.
         labelled_per_step: Labelled images of a step of MIX side by side, at least 1, in each process; None for a
             quarter of the ``ssl_dataloader``'s batch size.
+        ssl_epoch: How long an epoch of the SSL phase is: 'data' for a pass over the ``ssl_dataloader``, 'labelled' for
+            as many batches as one over the labelled data has, of others in each epoch. Li et al. do not say; the
+            latencies of their Table 2 leave room for the latter alone.
 
     Raises:
         TypeError: ``ssl_dataloader`` is not iterable or ``mixing`` neither callable nor 'side_by_side'.
@@ -103,7 +106,9 @@ class MixupSSLData(PhasedAlgorithm):
         mixing: MixingFunction | str = mixup_ssl,
         lam: float = 0.5,
         labelled_per_step: int | None = None,
+        ssl_epoch: str = "data",
     ) -> None:
+        self.ssl_epoch = check_choice("ssl_epoch", ssl_epoch, ("data", "labelled"))
         if not callable(mixing) and mixing != SIDE_BY_SIDE:
             raise TypeError(
                 f"mixing must be a function (x_sl, x_ssl, lam) -> x_mix, or {SIDE_BY_SIDE!r}, got {mixing!r}"
@@ -128,7 +133,9 @@ class MixupSSLData(PhasedAlgorithm):
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
-        given = {"ssl_dataloader": self.ssl_dataloader is not None, "lam": self.lam}
+        given: dict[str, Any] = {"ssl_dataloader": self.ssl_dataloader is not None, "lam": self.lam}
+        if self.ssl_epoch != "data":
+            given["ssl_epoch"] = self.ssl_epoch
         return {**given, "labelled_per_step": self.labelled_per_step} if self.side_by_side else given
 
     def _check_labelled(self, count: int | None) -> int | None:
@@ -190,8 +197,14 @@ class MixupSSLData(PhasedAlgorithm):
         if not self.active or self._sl_dataloader is None:
             return None if state.dataloader_len is None else state.dataloader_len.value
         if phase in self._over_ssl_data:
-            return _capped(length_of(self.ssl_dataloader), self._subset)
+            return _capped(length_of(self.ssl_dataloader), self._limit(phase))
         return None if self._sl_length is None else self._sl_length.value
+
+    def _limit(self, phase: Phase) -> int:
+        """Batches of an epoch over SSL data at most; -1 for all."""
+        if phase is Phase.SSL and self.ssl_epoch == "labelled" and self._sl_length is not None:
+            return self._sl_length.value
+        return self._subset
 
     @property
     def _over_ssl_data(self) -> tuple[Phase, ...]:
@@ -240,7 +253,7 @@ class MixupSSLData(PhasedAlgorithm):
             data = self._batches if phase is Phase.MIX else self.ssl_dataloader
             assert data is not None
             data.begin(state.seed, state.timestamp.epoch.value)
-            length = _capped(length_of(data), self._subset)
+            length = _capped(length_of(data), self._limit(phase))
             state.set_dataloader(data, self._sl_label, -1 if length is None else length)
             self._end_epoch_at_switch(state)
         elif state.dataloader is not self._sl_dataloader:

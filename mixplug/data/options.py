@@ -50,9 +50,12 @@ class SSLOptions(ImageOptions):
     Attributes:
         same: Those of ``data``, all of its training images however few it keeps the labels of, treated alike; of the
             options above only ``fraction`` may be given then.
+        epoch: How long an epoch of the SSL phase is: 'data', a pass over these images, or 'labelled', as many batches
+            as one over the labelled ones has.
     """
 
     same: bool = False
+    epoch: str = "data"
 
 
 @dataclass

@@ -440,3 +440,15 @@ def test_the_loss_is_back_after_a_run_that_was_stopped_in_it():
 class StopAtLoss(Callback):
     def after_loss(self, state, logger):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("count", "batches"), [(22, 3), (10, 2)])
+def test_an_epoch_of_ssl_may_be_as_long_as_a_labelled_one(count, batches):
+    made, seen = run([MixTraining(0.5, ssl_dataloader=ssl_loader(count, 5), ssl_epoch="labelled")])
+    phases = [int(p) for p in logged(made, "mixtraining/phase")]
+    assert phases == [0] * 2 * batches + [1] * 6 + [2] * 6
+    first, second = (torch.cat([x for x, _ in seen[k * batches : (k + 1) * batches]]) for k in (0, 1))
+    assert not torch.equal(first, second)
+    assert repr(MixupSSLData(ssl_loader()).settings()).find("ssl_epoch") < 0
+    with pytest.raises(ValueError, match="ssl_epoch must be one of"):
+        MixupSSLData(ssl_loader(), ssl_epoch="short")

@@ -192,6 +192,8 @@ class Recipe:
         check_choice("decay", self.decay, ("all", "weights"))
         for probe in self.probes:
             check_choice("probes: the probe", probe, PROBES)
+        if self.ssl_data is not None:
+            check_choice("ssl_data.epoch", self.ssl_data.epoch, ("data", "labelled"))
         if self.ssl_data is not None and self.ssl_data.same:
             self._check_same(self.ssl_data)
         if len(self.tasks) == 1:
@@ -226,7 +228,7 @@ class Recipe:
     def _check_same(self, options: SSLOptions) -> None:
         for option in dataclasses.fields(options):
             value = getattr(options, option.name)
-            if option.name not in ("same", "fraction") and value != option.default:
+            if option.name not in ("same", "fraction", "epoch") and value != option.default:
                 raise RecipeError(
                     f"ssl_data.same=true takes data's {option.name}, and ssl_data.{option.name}={value!r} is another; "
                     f"leave one of them out"

@@ -80,7 +80,7 @@ class RunCost:
         if data is None or data.ssl_dataloader is None:
             return passes
         if Phase.SSL in passes:
-            passes[Phase.SSL] *= self._ssl_share
+            passes[Phase.SSL] *= self._ssl_share if data.ssl_epoch == "data" else min(1.0, self._ssl_share)
         if Phase.MIX in passes and data.labelled_per_step is not None:
             side, labelled = SideBySide(), data.labelled_per_step
             side.images = torch.zeros(batch_size, *shape, device="meta")

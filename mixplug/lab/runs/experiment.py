@@ -285,6 +285,7 @@ def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algori
         "ssl_duration": recipe.ssl_duration,
         "sl_duration": recipe.sl_duration,
         "ssl_dataloader": inputs.ssl,
+        "ssl_epoch": "data" if recipe.ssl_data is None else recipe.ssl_data.epoch,
         "normalisation": inputs.normalisation,
         "tasks": inputs.tasks,
     }

@@ -21,7 +21,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "": {"max_cost": None, "probes": [], "decay": "all", "callbacks": [], "imports": []},
     "model": {"backbone": ""},
     "data": {"labels": None, "per_class": None, "drop_last": False},
-    "ssl_data": {"same": False},
+    "ssl_data": {"same": False, "epoch": "data"},
 }
 """Settings that came later, by section, and what they were before."""
 

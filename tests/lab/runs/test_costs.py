@@ -120,3 +120,13 @@ def test_side_by_side_costs_its_passes_over_the_other_images(more):
     plain = encoder_flops(backbone_of(made.model), made.inputs.shape)
     # The last batch of a pass over the others is smaller, and has as many labelled images.
     assert made.cost == pytest.approx(counter.get_total_flops() / plain / labelled, rel=0.02)
+
+
+def test_an_epoch_of_ssl_as_long_as_a_labelled_one_costs_as_much():
+    costs = {}
+    for epoch in ("data", "labelled"):
+        made = experiment("mix", f"ssl_data={{same: true, epoch: {epoch}}}", "data.fraction=0.05")
+        assert made.trainer.state.algorithms[0].mixup_ssl_data.ssl_epoch == epoch
+        costs[epoch] = made.run_cost.passes
+    assert costs["data"]["ssl"] == pytest.approx(20 * costs["labelled"]["ssl"], rel=0.05)
+    assert costs["data"]["sl"] == costs["labelled"]["sl"]
