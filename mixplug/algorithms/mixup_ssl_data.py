@@ -196,7 +196,7 @@ class MixupSSLData(PhasedAlgorithm):
         """Batches of an epoch of ``phase``, None if its data has no length."""
         if not self.active or self._sl_dataloader is None:
             return None if state.dataloader_len is None else state.dataloader_len.value
-        if phase in self._over_ssl_data:
+        if phase in self.over_ssl_data:
             return _capped(length_of(self.ssl_dataloader), self._limit(phase))
         return None if self._sl_length is None else self._sl_length.value
 
@@ -207,7 +207,7 @@ class MixupSSLData(PhasedAlgorithm):
         return self._subset
 
     @property
-    def _over_ssl_data(self) -> tuple[Phase, ...]:
+    def over_ssl_data(self) -> tuple[Phase, ...]:
         """The phases whose epochs are passes over the SSL data."""
         return (Phase.SSL, Phase.MIX) if self.side_by_side else (Phase.SSL,)
 
@@ -233,7 +233,7 @@ class MixupSSLData(PhasedAlgorithm):
             self.ssl_dataloader.blank_label = blank_label_of(state.dataloader)
             check_ssl_data(state, self.ssl_dataloader.loader, self._subset)
             ssl_length, sl_length = (self.epoch_length(state, phase) for phase in (Phase.SSL, Phase.SL))
-            check_schedules(state, ssl_length, sl_length, self._over_ssl_data)
+            check_schedules(state, ssl_length, sl_length, self.over_ssl_data)
             if self.labelled_per_step is not None:
                 self._batches = SideBySideBatches(self.ssl_dataloader, self._sl_dataloader, self.labelled_per_step)
         self._partners = None
@@ -249,7 +249,7 @@ class MixupSSLData(PhasedAlgorithm):
             return
         phase = position_of(state).phase
         self._set_train_metrics(state)
-        if phase in self._over_ssl_data:
+        if phase in self.over_ssl_data:
             data = self._batches if phase is Phase.MIX else self.ssl_dataloader
             assert data is not None
             data.begin(state.seed, state.timestamp.epoch.value)

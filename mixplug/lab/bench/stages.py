@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from composer.core import Callback, Event, State, Time, Timestamp, TimeUnit
 from composer.loggers import Logger
 
-from mixplug import PhaseSwitch
+from mixplug import MixupSSLData, PhaseSwitch
 from mixplug.algorithms.trainer.contract import find_in
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.schedules.phases import Phase, PhaseSpan
@@ -62,10 +62,11 @@ class MethodOnTrainer:
 
     def _stages(self, experiment: Experiment) -> list[Stage]:
         found = []
+        data, ssl = find_in(experiment.algorithms, MixupSSLData), experiment.inputs.ssl
         for span in experiment.plan.phases:
-            # With other images for self-supervised learning an epoch of it is an epoch of those.
-            ssl = experiment.inputs.ssl
-            batches = len(ssl) if ssl is not None and span.phase is Phase.SSL else self._batches
+            # With other SSL data an epoch of SSL is a pass over it, and side by side one of MIX is.
+            over_ssl_data = ssl is not None and data is not None and span.phase in data.over_ssl_data
+            batches = len(ssl) if ssl is not None and over_ssl_data else self._batches
             steps = span.length * (batches if self._length.unit is TimeUnit.EPOCH else 1)
             found.append(Stage(span.phase, span, steps))
         return found

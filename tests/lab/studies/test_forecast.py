@@ -42,6 +42,14 @@ def test_what_will_run_and_what_it_costs(monkeypatch):
     assert made.seconds is None
 
 
+@pytest.mark.parametrize(("mixing", "steps"), [("{}", 2), ("side_by_side", 6)])
+def test_side_by_side_mix_passes_over_the_ssl_data(mixing, steps):
+    own = "" if mixing == "{}" else f", mixing: {mixing}, labelled_per_step: 4, objective: {{MAE: {{mask: input}}}}"
+    method = f"methods={{mix: {{algorithms: [{{MixTraining: {{rho: 0.5{own}}}}}]}}}}"
+    made = forecast(load_recipe(TINY, [method, "ssl_data={same: true, fraction: 0.2}"]), timed=False)
+    assert [(p.phase, p.steps) for p in made.phases] == [("ssl", 6), ("mix", steps), ("sl", 2)]
+
+
 def test_time_by_a_few_steps(monkeypatch):
     taken = iter([3.0, 1.0, 2.0, 9.0, 5.0, 5.0, 1.0, 1.0, 1.0])
     monkeypatch.setattr("mixplug.lab.bench.stages.MethodOnTrainer.run", lambda *_: [next(taken) for _ in range(3)])
