@@ -67,6 +67,8 @@ class MethodOnTrainer:
             # With other SSL data an epoch of SSL is a pass over it, and side by side one of MIX is.
             over_ssl_data = ssl is not None and data is not None and span.phase in data.over_ssl_data
             batches = len(ssl) if ssl is not None and over_ssl_data else self._batches
+            if data is not None and data.ssl_epoch == "labelled" and span.phase is Phase.SSL:
+                batches = min(batches, self._batches)
             steps = span.length * (batches if self._length.unit is TimeUnit.EPOCH else 1)
             found.append(Stage(span.phase, span, steps))
         return found
