@@ -98,16 +98,16 @@ def test_training_goes_on_within_an_epoch(method, images, tmp_path, monkeypatch)
     lines: list[str] = []
     with pytest.raises(Interrupted, match=r"out keeps the run up to epoch 1 and 3 batches of"):
         train(recipe, method, 0, tmp_path / "out", interrupt_at(9), announce=lines.append, save_interval="4ba")
-    assert not lines
+    assert not any("going on" in line for line in lines)
     resumed = train(recipe, method, 0, tmp_path / "out", announce=lines.append)
-    assert "going on after epoch 1 and 3 batches of" in lines[0]
+    assert "going on after epoch 1 and 3 batches of" in lines[-1]
     same(whole, resumed)
     states = [torch.load(tmp_path / o / "checkpoint.pt", weights_only=False)["state"] for o in ("whole", "out")]
     torch.testing.assert_close(states[0]["model"], states[1]["model"], rtol=0, atol=0)
     left = [{path.name for path in (tmp_path / out).iterdir()} for out in ("whole", "out")]
     assert left[0] == left[1]
     again = train(recipe, method, 0, tmp_path / "out", announce=lines.append)
-    assert "it is finished; --overwrite" in lines[1]
+    assert "it is finished; --overwrite" in lines[-1]
     assert again.accuracy == whole.accuracy
 
 
