@@ -15,7 +15,6 @@ Hyperparameters
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from composer.loggers import Logger
 from torch import Tensor
 
 from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
+from mixplug.algorithms.trainer.divergence import DivergedError, check_losses
 from mixplug.objectives.joint import ALPHA, LossWeights, joint_loss, phase_weights
 from mixplug.schedules.phases import Position
 from mixplug.schedules.shapes import Schedule, check_schedule
@@ -31,14 +31,20 @@ from mixplug.schedules.shapes import Schedule, check_schedule
 IGNORED = -100
 """The class that torch's losses leave out."""
 
+_FIX = (
+    "Go on from an earlier checkpoint (the last one's weights may be spoilt already) with a lower learning rate, "
+    "gradient clipping or another precision; stop_on_nan=False trains on regardless"
+)
+
 
 class JointLoss(PhasedAlgorithm):
     """Weighs the self-supervised and the supervised loss by phase.
 
     Args:
         alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a schedule, by default over MIX.
-        stop_on_nan: Raise a FloatingPointError after a batch whose total is NaN or infinite, before a checkpoint of
-            it can be saved. It reads what Composer brings to the host for its logs, so it costs no synchronisation.
+        stop_on_nan: Raise a DivergedError, which is a FloatingPointError, after a batch whose total is NaN or infinite,
+            before a checkpoint of it can be saved. It reads what Composer brings to the host for its logs, so it costs
+            no synchronisation.
 
     Raises:
         TypeError: ``alpha`` is neither a number nor a schedule, or ``stop_on_nan`` not a bool.
@@ -52,7 +58,7 @@ class JointLoss(PhasedAlgorithm):
         if not isinstance(stop_on_nan, bool):
             raise TypeError(f"stop_on_nan must be True or False, got {stop_on_nan!r}")
         self.stop_on_nan = stop_on_nan
-        self._batch = ""
+        self._batch, self._when = 0, ""
         self._weights = self._now = LossWeights(1.0, 1.0)
         self._at: Position | None = None
         self._labels: list[Any] = []
@@ -73,7 +79,8 @@ class JointLoss(PhasedAlgorithm):
         self._labels = []
         weights = self._weights = self.weights(state)
         time = state.timestamp
-        self._batch = f"batch {time.batch.value} (epoch {time.epoch.value}, {position_of(state).phase} phase)"
+        self._batch = time.batch.value
+        self._when = f"batch {self._batch} (epoch {time.epoch.value}, {position_of(state).phase} phase)"
         logger.log_metrics({"mixtraining/w_ssl": weights.ssl, "mixtraining/w_sl": weights.sl})
 
     def before_backward(self, state: State, logger: Logger) -> None:
@@ -89,25 +96,20 @@ class JointLoss(PhasedAlgorithm):
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Stop at a loss that is not a number."""
-        losses = {name.removeprefix("loss/train/"): value for name, value in (state.total_loss_dict or {}).items()}
-        if not self.stop_on_nan or math.isfinite(losses.get("total", 0.0)):
+        if not self.stop_on_nan:
             return
         # A phase's missing term is logged as NaN.
         unused = {name for name, weight in self._weights._asdict().items() if weight == 0}
-        terms = [name for name, value in losses.items() if name not in {"total", *unused} and not math.isfinite(value)]
-        ignored = "sl" in terms and any(_all_ignored(labels) for labels in self._labels)
-        values = ", ".join(f"{name} = {value}" for name, value in losses.items() if name not in unused)
-        if ignored:
+        try:
+            check_losses(state, self._batch, self._when, _FIX, unused)
+        except DivergedError as error:
+            if "sl" not in error.terms or not any(_all_ignored(labels) for labels in self._labels):
+                raise
             raise FloatingPointError(
-                f"the sl loss of {self._batch} is not a number because all labels of it, or of a microbatch, are "
+                f"the sl loss of {self._when} is not a number because all labels of it, or of a microbatch, are "
                 f"{IGNORED}, which torch's cross entropy ignores: leave images without a label out of the "
                 f"train_dataloader, or give them as ssl_dataloader"
-            )
-        raise FloatingPointError(
-            f"the {' and the '.join(terms or ['total'])} loss of {self._batch} is not finite: {values}. Go on from an "
-            f"earlier checkpoint (the last one's weights may be spoilt already) with a lower learning rate, gradient "
-            f"clipping or another precision; stop_on_nan=False trains on regardless"
-        )
+            ) from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(alpha={self.alpha!r}, stop_on_nan={self.stop_on_nan!r})"

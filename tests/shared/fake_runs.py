@@ -61,6 +61,7 @@ class FakeExperiment:
 
     built: ClassVar[list[tuple[str, int]]] = []
     trained: ClassVar[list[tuple[str, int]]] = []
+    kept = resumed = ""
 
     def __init__(self, recipe: Recipe, method: str, seed: int, progress: object = None, **_: object) -> None:
         self.arguments = recipe, method, seed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mixplug.checks import counted
-from mixplug.lab.cli.console import make_console, print_table, show_progress
-from mixplug.lab.cli.options import Commands, add_recipe, add_seeds, default_out, read_recipe
+from mixplug.lab.cli.console import FAILED, make_console, make_lines, print_table, show_progress
+from mixplug.lab.cli.options import Commands, add_overwrite, add_recipe, add_seeds, default_out, read_recipe
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -18,11 +18,12 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     )
     add_recipe(command)
     add_seeds(command)
+    add_overwrite(command)
     return command
 
 
-def run(options: argparse.Namespace) -> None:
-    """Compare, and print the table."""
+def run(options: argparse.Namespace) -> int:
+    """Compare, and print the table; a run that diverged is a failure."""
     from mixplug.lab.runs.folders import check_out, command_line
 
     recipe = read_recipe(options)
@@ -37,6 +38,8 @@ def run(options: argparse.Namespace) -> None:
         from mixplug.lab.studies.compare import compare
 
         command = command_line("compare", options.recipe, options.overrides)
-        comparison = compare(recipe, out, console.print, progress, command)
+        how = {"epochs": make_lines(console), "overwrite": options.overwrite}
+        comparison = compare(recipe, out, console.print, progress, command, **how)
     print_table(console, comparison_table(comparison))
     console.print(f"Results, table and pictures are in {out}")
+    return FAILED if comparison.has_diverged else 0

@@ -7,10 +7,12 @@ return an exit code. A module loads torch, Composer, rich and the like in ``run`
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mixplug
@@ -31,7 +33,7 @@ from mixplug.lab.cli import (
     train,
     views,
 )
-from mixplug.lab.cli.console import BAD_INPUT, FAILED, INTERRUPTED
+from mixplug.lab.cli.console import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED
 
 COMMANDS = (
     compare,
@@ -57,13 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # no encoding of a terminal is worth a run; stderr does so by itself
     options = _parse(arguments)
-    # Composer says so of every last, smaller batch, which is as it should be.
-    warnings.filterwarnings("ignore", message="Cannot split tensor of length")
     try:
-        return options.run(options) or 0
-    except KeyboardInterrupt:
-        print("mixplug: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return INTERRUPTED
+        _refuse_several_processes(options.command.prog)
+        with _short_warnings():
+            return options.run(options) or 0
+    except (KeyboardInterrupt, SystemExit) as stop:  # Composer makes the latter of the signals of Ctrl-C and schedulers
+        code = getattr(stop, "code", INTERRUPTED)
+        if code not in (INTERRUPTED, TERMINATED):
+            raise
+        kept = getattr(stop, "kept", "start the same command again")
+        print(f"mixplug: interrupted; {kept}", file=sys.stderr)
+        return code
     except (ValueError, TypeError, OSError) as error:
         if options.traceback:
             raise
@@ -77,6 +83,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = "this command needs Composer: run `pip install mixplug` with Python 3.10 to 3.12"
         print(f"mixplug: {kind}: {text} (--traceback shows where)", file=sys.stderr)
         return FAILED
+
+
+def _refuse_several_processes(command: str) -> None:
+    """Several would write the same files, and measure nothing that a table could hold."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise ValueError(
+            f"{command} runs in one process, and was started as one of {count} (WORLD_SIZE={count}); start it "
+            f"without `composer -n` or torchrun. A Trainer with mixplug's algorithms takes several processes"
+        )
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Have each warning of the block said once, in one line, without the file that it comes from."""
+    said = set()
+
+    def say(message: Warning | str, *_: Any, **__: Any) -> None:
+        line = " ".join(str(message).split())
+        if line not in said:
+            said.add(line)
+            print(f"mixplug: warning: {line}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say
+        # Composer says so of every last, smaller batch, which is as it should be.
+        warnings.filterwarnings("ignore", message="Cannot split tensor of length")
+        yield
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

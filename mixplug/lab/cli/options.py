@@ -41,6 +41,11 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, help="seed of the run (default: the recipe's first)")
 
 
+def add_overwrite(command: argparse.ArgumentParser) -> None:
+    """Let a command that goes on with what a folder holds start anew there."""
+    command.add_argument("--overwrite", action="store_true", help="start anew: remove what the folder holds of others")
+
+
 def read_recipe(options: argparse.Namespace) -> Recipe:
     """The recipe with its overrides."""
     from mixplug.lab.recipes.schema import load_recipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mixplug.checks import counted
-from mixplug.lab.cli.console import make_console, print_table, show_progress
-from mixplug.lab.cli.options import Commands, add_recipe, add_seeds, default_out
+from mixplug.lab.cli.console import FAILED, make_console, make_lines, print_table, show_progress
+from mixplug.lab.cli.options import Commands, add_overwrite, add_recipe, add_seeds, default_out
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -18,11 +18,12 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     )
     add_recipe(command, "key=v1,v2", "what to sweep, such as epochs=20,40,80; single values hold throughout")
     add_seeds(command)
+    add_overwrite(command)
     return command
 
 
-def run(options: argparse.Namespace) -> None:
-    """Compare at every point, and print all points."""
+def run(options: argparse.Namespace) -> int:
+    """Compare at every point, and print all points; a run that diverged is a failure."""
     from mixplug.lab.recipes.grid import grid_points, read_points
     from mixplug.lab.runs.folders import check_out
 
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
         from mixplug.lab.pages.tables import sweep_listing
         from mixplug.lab.studies.sweep import sweep
 
-        finished = sweep(options.recipe, options.overrides, out, console.print, progress)
+        how = {"epochs": make_lines(console), "overwrite": options.overwrite}
+        finished = sweep(options.recipe, options.overrides, out, console.print, progress, **how)
     print_table(console, sweep_listing(finished))
     console.print(f"Results, table and pictures are in {out}, those of each point in a folder of its own")
+    return FAILED if any(comparison.has_diverged for comparison in finished.comparisons) else 0

@@ -5,8 +5,17 @@ from __future__ import annotations
 import argparse
 
 from mixplug.checks import check_int
-from mixplug.lab.cli.console import make_console, show_progress
-from mixplug.lab.cli.options import Commands, add_recipe, add_run, default_out, method_of, read_recipe, seed_of
+from mixplug.lab.cli.console import make_console, make_lines, show_progress
+from mixplug.lab.cli.options import (
+    Commands,
+    add_overwrite,
+    add_recipe,
+    add_run,
+    default_out,
+    method_of,
+    read_recipe,
+    seed_of,
+)
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -21,6 +30,14 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument(
         "--checkpoints", type=int, default=1, metavar="N", help="also keep checkpoints after each Nth of the training"
     )
+    command.add_argument(
+        "--save-interval",
+        default="",
+        metavar="TIME",
+        help="how often to save what an interrupted run goes on from, such as 2ep or 100ba (default: each epoch where "
+        "that takes at most a hundredth of the time)",
+    )
+    add_overwrite(command)
     return command
 
 
@@ -32,12 +49,23 @@ def run(options: argparse.Namespace) -> None:
     check_int("--checkpoints", options.checkpoints, 1)
     method, seed = method_of(options, recipe), seed_of(options, recipe)
     out = options.out or default_out(options, f"-{method}-seed{seed}")
-    check_out(out)
+    check_out(out, "training")
     console = make_console()
     with show_progress(console) as progress:
         from mixplug.lab.studies.train import train
 
-        result = train(recipe, method, seed, out, progress, options.checkpoints)
+        result = train(
+            recipe,
+            method,
+            seed,
+            out,
+            progress,
+            options.checkpoints,
+            console.print,
+            make_lines(console),
+            options.save_interval,
+            options.overwrite,
+        )
     console.print(
         f"{recipe.methods[method].label}, seed {seed}: accuracy {100 * result.accuracy:.2f}% after "
         f"{result.seconds:.1f} s of training; checkpoint, history and pictures are in {out}"

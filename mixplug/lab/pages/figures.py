@@ -34,7 +34,7 @@ _OF_ROW = ("method", "label", "seeds", "seconds", "seconds_std", "accuracy", "ac
 
 
 def write_pareto(comparison: Comparison, path: Path) -> None:
-    """A line for each method."""
+    """A line for each method of which a run did not diverge."""
     write_points(path, _OF_ROW, _rows(comparison, [comparison]))
 
 
@@ -53,12 +53,15 @@ def write_sweep(sweep: Sweep, path: Path) -> None:
 
 
 def _rows(comparison: Comparison, panel: Sequence[Comparison]) -> Iterable[Sequence[Any]]:
-    best = frontier((row.seconds.mean, row.accuracy.mean) for one in panel for row in one.rows())
+    rows = (row for one in panel for row in one.rows())
+    best = frontier((row.seconds.mean, row.accuracy.mean) for row in rows if row.seconds and row.accuracy)
     for row in comparison.rows():
+        if row.accuracy is None or row.seconds is None:  # all its runs diverged
+            continue
         yield (
             row.method,
             row.label,
-            len(comparison.seeds),
+            len(comparison.seeds) - len(row.diverged),
             row.seconds.mean,
             row.seconds.deviation,
             row.accuracy.mean,

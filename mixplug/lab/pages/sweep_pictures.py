@@ -44,7 +44,7 @@ def accuracy(sweep: Sweep) -> Figure:
     for axes, lines in panels:
         if numeric:
             ticks = sorted({x for line in lines for x in line.x})
-            if _wide(ticks, key):
+            if ticks and _wide(ticks, key):
                 axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.set_xticks([], minor=True)
@@ -56,13 +56,18 @@ def accuracy(sweep: Sweep) -> Figure:
 
 def trade_off(sweep: Sweep) -> Figure:
     """Accuracy against training time, a curve for each method through the values of the first key, and the frontier."""
-    figure, panels = _panels(sweep, lambda point, row: row.seconds, with_frontier=True)
+    figure, panels = _panels(sweep, _seconds, with_frontier=True)
     for axes, lines in panels:
         for line in lines:
             _name(axes, line, max(x for other in lines for x in other.x))
         axes.set_xlabel("training latency (s)")
         axes.set_xlim(left=0)
     return figure
+
+
+def _seconds(point: Point, row: Row) -> MeanStd:
+    assert row.seconds is not None, "rows without a finished run have no place"
+    return row.seconds
 
 
 def _panels(
@@ -93,8 +98,9 @@ def _panels(
         axes.set_ylabel("test accuracy (%)")
         axes.grid(alpha=0.3)
         panels.append((axes, lines))
-    handles, labels = legend_of(grid[0])
-    columns = min(len(labels), 2 + int(figure.get_figwidth() // 4))
+    # The panel with most: where a method's runs all diverged, a panel lacks it.
+    handles, labels = max((legend_of(axes) for axes, _ in panels), key=lambda legend: len(legend[1]))
+    columns = max(1, min(len(labels), 2 + int(figure.get_figwidth() // 4)))
     title = of_seeds(len(sweep.comparisons[0].seeds))
     figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=columns, title=title)
     return figure, panels
@@ -108,13 +114,15 @@ def _lines(sweep: Sweep, points: Sequence[Point], place: Callable[[Point, Row], 
     lines = {method: Line(config.label, styles[method]) for method, config in first.recipe.methods.items()}
     for point in sorted(points, key=lambda p: p.values[key]) if _numeric(sweep) else points:
         for row in point.comparison.rows():
+            if row.accuracy is None:  # all its runs diverged
+                continue
             line, at = lines[row.method], place(point, row)
             line.x.append(at.mean)
             line.x_errors.append(at.deviation or 0)
             line.y.append(100 * row.accuracy.mean)
             line.y_errors.append(100 * (row.accuracy.deviation or 0))
             line.names.append(text_of(point.values[key]))
-    return list(lines.values())
+    return [line for line in lines.values() if line.x]
 
 
 def _draw(axes: Axes, line: Line) -> None:

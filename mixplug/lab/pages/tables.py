@@ -27,13 +27,14 @@ def comparison_table(comparison: Comparison) -> Table:
             Column("Method", [row.label for row in rows], words=True),
             *_accuracies(rows, tasks),
             Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST),
-            Column("Latency (s)", [row.seconds.format(1) for row in rows], note=LATENCY),
+            Column("Latency (s)", [_seconds(row) for row in rows], note=LATENCY),
             # At equal cost there is nothing to speed up.
             *([] if comparison.recipe.max_cost else [Column("Speedup", [_speedup(row) for row in rows], note=SPEEDUP)]),
             # Without further columns it is part of the table whatever its width.
             Column("SSL+MIX+SL", [_phases(row) for row in rows], spare=bool(tasks or expected)),
             *expected,
-        ]
+        ],
+        _diverged(rows),
     )
 
 
@@ -49,9 +50,10 @@ def sweep_listing(sweep: Sweep) -> Table:
             ),
             Column("Method", [row.label for row in rows], words=True),
             *_accuracies(rows, _tasks(rows)),
-            Column("Latency (s)", [row.seconds.format(1) for row in rows], note=LATENCY),
+            Column("Latency (s)", [_seconds(row) for row in rows], note=LATENCY),
             Column("Speedup", [_speedup(row) for row in rows], spare=True, note=SPEEDUP),
-        ]
+        ],
+        _diverged_points(sweep),
     )
 
 
@@ -60,12 +62,12 @@ def sweep_table(sweep: Sweep) -> Table:
     columns = [Column(key, [text_of(point.values[key]) for point in sweep.points]) for key in sweep.keys]
     for rows in zip(*(comparison.rows() for comparison in sweep.comparisons), strict=True):
         label = rows[0].label
-        columns.append(Column(f"{label} (%)", [row.accuracy.format(2, 100) for row in rows]))
+        columns.append(Column(f"{label} (%)", [_accuracy(row) for row in rows]))
         columns += [Column(f"{label}, {c.title}", c.cells) for c in _accuracies(rows, _tasks(rows))[1:]]
-        columns.append(Column(f"{label} (s)", [row.seconds.format(1) for row in rows], note=LATENCY))
+        columns.append(Column(f"{label} (s)", [_seconds(row) for row in rows], note=LATENCY))
         if any(row.speedup is not None and not row.is_baseline for row in rows):
             columns.append(Column(f"{label}, speedup", [_speedup(row) for row in rows], note=SPEEDUP))
-    return Table(columns)
+    return Table(columns, _diverged_points(sweep))
 
 
 def measured(comparison: Comparison) -> str:
@@ -88,7 +90,7 @@ def _accuracies(rows: Sequence[Row], tasks: Sequence[str]) -> list[Column]:
     untrained = probes and all(set(row.lengths) <= {"ssl"} for row in rows)
     return [
         # Without a trained classifier it would be the first probe's once more.
-        *([] if untrained else [Column("Accuracy (%)", [row.accuracy.format(2, 100) for row in rows])]),
+        *([] if untrained else [Column("Accuracy (%)", [_accuracy(row) for row in rows])]),
         *(
             Column(f"{task} (%)", [row.tasks[task].format(2, 100) if task in row.tasks else "" for row in rows])
             for task in tasks
@@ -116,6 +118,33 @@ def _expected(comparison: Comparison) -> list[Column]:
 
 def _tasks(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(task for row in rows for task in row.tasks))
+
+
+def _accuracy(row: Row) -> str:
+    """Of the runs that did not diverge, and how many did."""
+    if row.accuracy is None:
+        return f"diverged at batch {next(iter(row.diverged.values()))}"
+    return row.accuracy.format(2, 100) + (f", {len(row.diverged)} diverged" if row.diverged else "")
+
+
+def _seconds(row: Row) -> str:
+    return "" if row.seconds is None else row.seconds.format(1)
+
+
+def _diverged(rows: Iterable[Row], where: str = "") -> list[str]:
+    """A sentence on the runs that diverged, if any did; means leave them out."""
+    found = [
+        f"{where}{row.label}, seed {seed}, at batch {batch}" for row in rows for seed, batch in row.diverged.items()
+    ]
+    return [f"Diverged, and in no mean: {'; '.join(found)}."] if found else []
+
+
+def _diverged_points(sweep: Sweep) -> list[str]:
+    lines = []
+    for point in sweep.points:
+        where = ", ".join(f"{key}={text_of(value)}" for key, value in point.values.items())
+        lines += _diverged(point.comparison.rows(), f"{where}: ")
+    return lines
 
 
 def _speedup(row: Row) -> str:

@@ -22,6 +22,8 @@ def pareto(comparison: Comparison) -> Figure:
     styles = method_styles(comparison.recipe, {m: comparison.of(m)[0] for m in comparison.recipe.methods})
     rows = comparison.rows()
     for row in rows:
+        if row.accuracy is None or row.seconds is None:  # all its runs diverged
+            continue
         axes.errorbar(
             row.seconds.mean,
             100 * row.accuracy.mean,
@@ -35,7 +37,7 @@ def pareto(comparison: Comparison) -> Figure:
             markersize=7,
             label=row.label,
         )
-    draw_frontier(axes, [(row.seconds.mean, 100 * row.accuracy.mean) for row in rows])
+    draw_frontier(axes, [(row.seconds.mean, 100 * row.accuracy.mean) for row in rows if row.seconds and row.accuracy])
     axes.set_xlim(left=0)
     axes.set_xlabel("training latency (s)")
     axes.set_ylabel("test accuracy (%)")
@@ -69,6 +71,8 @@ def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
 
 def draw_frontier(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     """Draw the frontier as stairs: what can be reached at most for that much."""
+    if not points:
+        return
     best = frontier(points)
     right = max(cost for cost, _ in points)
     xs, ys = [cost for cost, _ in best] + [right], [gain for _, gain in best] + [best[-1][1]]

@@ -69,6 +69,11 @@ class RunCost:
             return False
         return ours and (self._auto is None or self._auto.amendment.images > 0)
 
+    @property
+    def is_chosen_while_training(self) -> bool:
+        """Whether it is known when the run is over, with AutoCompression."""
+        return self._auto is not None
+
     @functools.cached_property
     def passes(self) -> dict[Phase, float]:
         """What a unit of each phase costs: forward passes of the plain encoder for each labelled training image."""

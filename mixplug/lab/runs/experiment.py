@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ import torch
 from composer import Trainer
 from composer.callbacks import CheckpointSaver
 from composer.core import Algorithm, Callback, Event, Precision, State, Time, TimeUnit
-from composer.loggers import InMemoryLogger, Logger, LoggerDestination
+from composer.loggers import Logger, LoggerDestination
 from composer.models import ComposerClassifier
 from composer.optim import ComposerScheduler
 from composer.utils import get_device
 from torchmetrics import MetricCollection
 
-from mixplug import FusedBackbonePass, PhaseSwitch, decay_groups
+from mixplug import ExactResumption, FusedBackbonePass, JointLoss, PhaseSwitch, decay_groups
 from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
 from mixplug.algorithms.phase_scheduler import PhaseScheduler
-from mixplug.algorithms.trainer.contract import find, find_in
+from mixplug.algorithms.trainer.contract import find_in
+from mixplug.algorithms.trainer.divergence import DivergedError, check_losses
 from mixplug.backbones import backbone_of
 from mixplug.backbones.model_spec import ModelSpec
 from mixplug.backbones.probing import unattached_backbone
@@ -28,13 +30,14 @@ from mixplug.checks import check_choice, import_named
 from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.costs import RunCost
+from mixplug.lab.runs.history import RunHistory
 from mixplug.lab.runs.inputs import Inputs, make_inputs
 from mixplug.lab.runs.probes import check_probes, judge_features, probe_features
+from mixplug.lab.runs.progress import Progress, RunProgress
 from mixplug.lab.runs.results import RunResult
+from mixplug.lab.runs.resumption import ProgressSaver, Unfinished, describe_time
 from mixplug.objectives import MAE, Reconstruction
 from mixplug.schedules.phases import Phase, PhasePlan
-
-Progress = Callable[[int, int, str], None]
 
 
 class Experiment:
@@ -44,15 +47,18 @@ class Experiment:
         recipe: The recipe.
         method: Key of one of its methods.
         seed: Of the data-limitation subset, the initial weights and the training.
-        progress: Called as ``progress(done, total, text)`` after each epoch (or batch, for runs in batches).
+        progress: Called as ``progress(done, total, text)`` as the batches go, in the unit of the run.
         save_folder: Where to keep checkpoints of the finished run, ``checkpoint.pt``, and of the end of each phase
             before, such as ``checkpoint-ssl.pt``; None for nowhere.
         checkpoints: N also keeps those after each Nth of the run, such as ``checkpoint-25.pt`` after a quarter.
         logs: Where the recipe's loggers write; None to log nothing.
+        announce: Called with a line at the end of each epoch; see :class:`mixplug.lab.runs.progress.RunProgress`.
+        unfinished: Where to keep what an interrupted run goes on from, and to look for it; None for nowhere.
+        save_interval: How often, such as '2ep' or '100ba'; empty for as often as costs little.
 
     Raises:
         TypeError: something in the recipe has the wrong type.
-        ValueError: something in the recipe is out of range or unknown.
+        ValueError: something in the recipe is out of range or unknown, or ``unfinished`` is of another run.
     """
 
     def __init__(
@@ -64,13 +70,18 @@ class Experiment:
         save_folder: Path | None = None,
         checkpoints: int = 1,
         logs: Path | None = None,
+        announce: Callable[[str], None] | None = None,
+        unfinished: Unfinished | None = None,
+        save_interval: str = "",
     ) -> None:
         check_choice("method", method, recipe.methods)
         check_choice("device", recipe.device, ("", "cpu", "gpu", "mps"))
         check_choice("precision", recipe.precision, [precision.value for precision in Precision])
         if recipe.compile:
             check_choice("compile", recipe.compile, torch.compiler.list_backends(None))
-        _check_interval(recipe.eval_interval)
+        check_interval("eval_interval", recipe.eval_interval)
+        if save_interval:
+            check_interval("save_interval", save_interval)
         for module in recipe.imports:
             import_named(module, "imports")
         self.recipe, self._seed = recipe, seed
@@ -85,24 +96,30 @@ class Experiment:
             recipe, method, self.model, self.algorithms, self.inputs
         )
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
-        self._log = InMemoryLogger()
+        self._history = RunHistory(self.max_duration.unit, len(self.inputs.train))
+        resumed_from = None if unfinished is None else unfinished.begin(self.inputs.summary)
+        self._saver = None if unfinished is None else ProgressSaver(unfinished.folder, save_interval)
+        # With MixTraining or without, a run that goes on sees the batches that it would have seen.
+        resuming = [ExactResumption()] if unfinished and not find_in(self.algorithms, ExactResumption) else []
         self.trainer = Trainer(
             model=self.model,
             train_dataloader=self.inputs.train,
             eval_dataloader=self.inputs.evaluation,
             max_duration=self.max_duration,
             eval_interval=recipe.eval_interval,
-            algorithms=self.algorithms,
+            algorithms=[*self.algorithms, *resuming],
             optimizers=make_optimizer(recipe, method, self.model),
             schedulers=_make_scheduler(recipe, method, self.algorithms),
             callbacks=[
                 ModelDescription(make_spec(recipe, self.inputs)),
                 *(build(spec, Callback, f"callbacks.{index}") for index, spec in enumerate(recipe.callbacks)),
-                *([] if progress is None else [_ProgressCallback(progress)]),
+                *([RunProgress(progress, announce, self._accuracy)] if progress or announce else []),
                 *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration, checkpoints)),
+                *([] if self._saver is None else [self._saver]),
             ],
-            loggers=[self._log, *([] if logs is None else _make_loggers(recipe, logs, f"{method}-seed{seed}"))],
+            loggers=[self._history, *([] if logs is None else _make_loggers(recipe, logs, f"{method}-seed{seed}"))],
             run_name=f"{method}-seed{seed}",
+            load_path=None if resumed_from is None else str(resumed_from),
             progress_bar=False,
             auto_log_hparams=False,
             precision=recipe.precision,
@@ -121,25 +138,43 @@ class Experiment:
         known = self.run_cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
         return {phase.value: passes for phase, passes in self.run_cost.of_units().items()} if known else {}
 
+    @property
+    def kept(self) -> str:
+        """Up to where an interrupted run is kept, such as 'epoch 12 of 34'; empty where nothing is."""
+        return "" if self._saver is None else self._saver.kept
+
+    @property
+    def resumed(self) -> str:
+        """Where the run goes on, such as 'epoch 12 of 34'; empty where it begins."""
+        timestamp = self.trainer.state.timestamp
+        return describe_time(timestamp, self.max_duration) if timestamp.batch.value else ""
+
     def run(self) -> RunResult:
-        """Train, and return what was measured."""
-        cost, unit_costs = self.cost, self._unit_costs  # of the model as it is now
+        """Train, and return what was measured.
+
+        Raises:
+            DivergedError: a loss, or a weight at the end, is NaN or infinite.
+        """
+        # Of the model as it is now, unless it is chosen while training: a run that goes on has chosen a part.
+        begun = not self.run_cost.is_chosen_while_training
+        cost, unit_costs = (self.cost, self._unit_costs) if begun else (None, {})
+        joint = find_in(self.algorithms, JointLoss)
+        if joint is None:
+            self.trainer.state.callbacks.append(_StopOnNaN())
         try:
             self.trainer.fit()
         finally:
             self.trainer.close()
         state = self.trainer.state
+        if (joint is None or joint.stop_on_nan) and not all(p.isfinite().all() for p in self.model.parameters()):
+            raise DivergedError("the last batch left weights that are not finite", state.timestamp.batch.value - 1)
         probes: dict[str, float] = {}
         if self.recipe.probes:
             backbone = unattached_backbone(self.model, self.backbone_path)
             features = probe_features(self.recipe, self._seed, backbone, state)
             probes = judge_features(features.values(), self.recipe.probes)
-        switch = find_in(self.algorithms, PhaseSwitch)
-        unit = self.max_duration.unit.value
-        lengths = {span.phase.value: span.length for span in self.plan.phases}
-        objective = getattr(self.model, "ssl_objective", None)
-        untrained = set(lengths) <= {Phase.SSL.value}
-        return RunResult(
+        untrained = {span.phase for span in self.plan.phases} <= {Phase.SSL}
+        return self._result(
             accuracy=next(iter(probes.values()))
             if probes and untrained
             else float(state.eval_metric_values[self._accuracy]),
@@ -147,15 +182,27 @@ class Experiment:
             task_accuracies={
                 task: float(state.eval_metric_values[f"{self._accuracy}/{task}"]) for task in self.inputs.tasks if task
             },
-            seconds=state.timestamp.total_wct.total_seconds() if state.timestamp.total_wct else 0.0,
-            lengths=lengths,
-            unit=unit,
             cost=self.cost if cost is None else cost,
             unit_costs=unit_costs or self._unit_costs,
+            reconstruction=self._reconstruct(getattr(self.model, "ssl_objective", None)),
+        )
+
+    def diverged(self, error: DivergedError) -> RunResult:
+        """The result of a run that :meth:`run` raised ``error`` for."""
+        return self._result(accuracy=math.nan, diverged=error.batch)
+
+    def _result(self, **measured: Any) -> RunResult:
+        """What was measured, with what is known of every run."""
+        timestamp, switch = self.trainer.state.timestamp, find_in(self.algorithms, PhaseSwitch)
+        objective = getattr(self.model, "ssl_objective", None)
+        return RunResult(
+            seconds=timestamp.total_wct.total_seconds() if timestamp.total_wct else 0.0,
+            lengths={span.phase.value: span.length for span in self.plan.phases},
+            unit=self.max_duration.unit.value,
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
-            history=_history(self._log, self.max_duration.unit, len(self.inputs.train), self._accuracy),
-            reconstruction=self._reconstruct(objective),
+            history=self._history.points(self._accuracy),
+            **measured,
         )
 
     def _reconstruct(self, objective: Any) -> Reconstruction | None:
@@ -212,15 +259,18 @@ def _different_images(batches: Iterable[Any], count: int, classes: int) -> torch
     return torch.stack(by_rank[:count])
 
 
-def _check_interval(interval: str) -> None:
+def check_interval(name: str, interval: str) -> None:
+    """Refuse what is no interval.
+
+    Raises:
+        ValueError: it is none, or not above 0.
+    """
     try:
         time = Time.from_timestring(interval)
     except ValueError as error:
-        raise ValueError(f"eval_interval must be like '10ep', '100ba' or '0.1dur', got {interval!r}") from error
+        raise ValueError(f"{name} must be like '10ep', '100ba' or '0.1dur', got {interval!r}") from error
     if not time.value > 0:
-        raise ValueError(
-            f"eval_interval must be above 0, such as '10ep', '100ba' or '1dur' (the end); got {interval!r}"
-        )
+        raise ValueError(f"{name} must be above 0, such as '10ep', '100ba' or '1dur' (the end); got {interval!r}")
 
 
 def _make_classifier(recipe: Recipe, inputs: Inputs) -> ComposerClassifier:
@@ -361,27 +411,6 @@ def _plan_run(
     return plan, Time(plan.total, unit), cost
 
 
-def _history(log: InMemoryLogger, unit: TimeUnit, batches: int, metric: str) -> dict[str, list[list[float]]]:
-    """Each logged loss as its mean over every epoch (every batch, for runs in batches), and accuracy."""
-    history = {}
-    for name in ("total", "ssl", "sl"):
-        points: dict[int, list[float]] = {}
-        for timestamp, value in log.data.get(f"loss/train/{name}", []):
-            # A training loss is logged before the clock moves on.
-            points.setdefault(timestamp.get(unit).value + 1, []).append(float(value))
-        kept = {t: [v for v in values if v == v] for t, values in points.items()}  # NaN: no such term here
-        history[name] = [[t, sum(values) / len(values)] for t, values in sorted(kept.items()) if values]
-    if not history["sl"] and not history["ssl"]:  # a run without phases logs one loss
-        history["sl"] = history["total"]
-    history["accuracy"] = []
-    for timestamp, value in log.data.get(f"metrics/eval/{metric}", []):
-        time: float = timestamp.get(unit).value
-        if unit == TimeUnit.EPOCH:  # the last evaluation comes after the last batch, before the epoch ends
-            time += timestamp.batch_in_epoch.value / batches
-        history["accuracy"].append([time, float(value)])
-    return history
-
-
 class ModelDescription(Callback):
     """Has checkpoints say what the model is made of, which images it takes and what its logits mean."""
 
@@ -390,25 +419,14 @@ class ModelDescription(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """It, as primitives."""
-        """It, as primitives."""
         return self.spec.to_plain()
 
 
-class _ProgressCallback(Callback):
-    """Tells how far the run is."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+class _StopOnNaN(Callback):
+    """Does for runs without MixTraining what that does by itself."""
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        assert state.max_duration is not None
-        total, unit = state.max_duration.value, state.max_duration.unit
-        done = state.timestamp.get(unit).value
-        at_end_of_epoch = state.dataloader_len is not None and state.timestamp.batch_in_epoch == state.dataloader_len
-        if unit == TimeUnit.EPOCH and not at_end_of_epoch:
-            return
-        switch = find(state, PhaseSwitch)
-        phase = "sl" if switch is None else switch.position(state).phase.value
-        loss = state.total_loss_dict.get("loss/train/total", float("nan"))
-        done += unit == TimeUnit.EPOCH
-        self.progress(done, total, f"{phase.upper()}, {unit.name.lower()} {done} of {total}, loss {loss:.3f}")
+        time = state.previous_timestamp
+        assert time is not None
+        batch, fix = time.batch.value, "Try a lower learning rate, gradient clipping or another precision"
+        check_losses(state, batch, f"batch {batch} (epoch {time.epoch.value})", fix)

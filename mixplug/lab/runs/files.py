@@ -75,19 +75,21 @@ def check_data(cells: Iterable[tuple[str, int]], out: Path, data: dict[str, Any]
     Raises:
         RecipeError: one had other data; the message names what differs.
     """
-    now = _flat(data)
     for method, seed in cells:
         recorded = json.loads(run_paths(method, seed, out)[0].read_text(encoding="utf-8")).get("data")
-        if recorded is None:
-            continue
-        then = _flat(recorded)
-        changed = [name for name in then | now if then.get(name) != now.get(name)]
-        different = [f"{name} was {then.get(name)}, now {now.get(name)}" for name in changed]
+        different = "" if recorded is None else data_differences(recorded, data)
         if different:
             raise RecipeError(
-                f"{out} holds a run of {method!r}, seed {seed}, with other data: {'; '.join(different)}; put the data "
-                f"back as it was, choose another --out or remove that folder"
+                f"{out} holds a run of {method!r}, seed {seed}, with other data: {different}; put the data back as it "
+                f"was, choose another --out, or start anew with --overwrite"
             )
+
+
+def data_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two summaries of what was loaded, in words; empty where nothing does."""
+    then, now = _flat(old), _flat(new)
+    changed = [name for name in then | now if then.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {then.get(name)}, now {now.get(name)}" for name in changed)
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:
@@ -110,10 +112,11 @@ def load_run(recipe: Recipe, method: str, seed: int, out: Path) -> RunResult | N
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{numbers} is not a finished run that this version can read ({error}); remove it") from error
     wanted = settings_of(recipe, method)
-    if settings != wanted:
+    different = settings_differences(settings, wanted)
+    if different:
         raise RecipeError(
-            f"{out} holds a run of {method!r} with other settings: {_difference(settings, wanted)}; choose another "
-            f"--out or remove that folder"
+            f"{out} holds a run of {method!r} with other settings: {different}; choose another --out, or start anew "
+            f"with --overwrite"
         )
     if arrays.exists():
         try:
@@ -131,6 +134,8 @@ def _check(result: RunResult) -> None:
             raise TypeError(f"{name} is {value!r}, no number")
     if not isinstance(result.lengths, dict) or not all(isinstance(n, int) for n in result.lengths.values()):
         raise TypeError("lengths are no whole numbers by phase")
+    if result.diverged is not None and not isinstance(result.diverged, int):
+        raise TypeError(f"diverged is {result.diverged!r}, no batch's number")
     if result.unit not in ("ep", "ba"):
         raise ValueError(f"the unit is {result.unit!r}")
     for name in ("task_accuracies", "probes"):
@@ -142,8 +147,8 @@ def _check(result: RunResult) -> None:
             raise ValueError(f"the history of {name} is no list of [time, value]")
 
 
-def _difference(old: Any, new: Any, shown: int = 4) -> str:
-    """What differs, by its full key, with both values; the first few of it."""
+def settings_differences(old: Any, new: Any, shown: int = 4) -> str:
+    """What differs, by its full key, with both values; the first few of it; empty where nothing does."""
     pairs = list(_leaves(old, new, ""))
     texts = [f"{path} was {before} and is {after}" for path, before, after in pairs[:shown]]
     return ", ".join(texts) + (f" and {len(pairs) - shown} more" if len(pairs) > shown else "")

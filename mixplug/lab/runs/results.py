@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -16,7 +17,7 @@ class RunResult:
 
     Attributes:
         accuracy: Share of correct test images after training, in [0, 1]; with several tasks their average. The
-            classifier's, but where nothing trained it the first probe's.
+            classifier's, but where nothing trained it the first probe's; NaN if the run diverged.
         seconds: Training wall-clock time, evaluation excluded.
         lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
         unit: 'ep' or 'ba'.
@@ -29,6 +30,7 @@ class RunResult:
         task_accuracies: By task, where there are several; ``accuracy`` is their average then.
         probes: The accuracy of each probe of the recipe on the encoder's frozen features.
         unit_costs: By phase what a unit of it costs, as ``cost``; empty where that is not known.
+        diverged: The batch whose loss was NaN or infinite, from 0; None where none was.
     """
 
     accuracy: float
@@ -43,10 +45,17 @@ class RunResult:
     cost: float | None = None
     probes: dict[str, float] = field(default_factory=dict)
     unit_costs: dict[str, float] = field(default_factory=dict)
+    diverged: int | None = None
+
+    def __post_init__(self) -> None:
+        """JSON has no NaN."""
+        if self.accuracy is None and self.diverged is not None:
+            self.accuracy = math.nan
 
     def numbers(self) -> dict[str, Any]:
-        """All but the pictures, as primitives."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reconstruction"}
+        """All but the pictures, as primitives; the accuracy of a run that diverged is None."""
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reconstruction"}
+        return numbers if self.diverged is None else {**numbers, "accuracy": None}
 
 
 @dataclass(frozen=True)
@@ -56,29 +65,31 @@ class Row:
     Attributes:
         method: Its key in the recipe.
         label: Its name.
-        accuracy: On the test images, in [0, 1].
+        accuracy: On the test images, in [0, 1], of the runs that did not diverge; None where all did.
         tasks: The accuracy of each task, where there are several.
         probes: The accuracy of each probe on frozen features.
-        seconds: Training latency, evaluation excluded.
+        seconds: Training latency, evaluation excluded; None where all runs diverged.
         speedup: Latency of the SSL+SL with the same objective over this one's, seed by seed; None for a method
             that has no such baseline.
         lengths: Units in each phase.
         unit: 'ep' or 'ba'.
         cost: Forward passes of the plain encoder for each training image; None where it is not known.
         is_baseline: Whether this is the SSL+SL that speedups are over.
+        diverged: The batch at which each run that diverged did, by its seed.
     """
 
     method: str
     label: str
-    accuracy: MeanStd
+    accuracy: MeanStd | None
     tasks: dict[str, MeanStd]
     probes: dict[str, MeanStd]
-    seconds: MeanStd
+    seconds: MeanStd | None
     speedup: MeanStd | None
     lengths: dict[str, int]
     unit: str
     cost: float | None
     is_baseline: bool
+    diverged: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,15 @@ class Comparison:
         """The runs of a method, by seed."""
         return [self.runs[method, seed] for seed in self.seeds]
 
+    def finished(self, method: str) -> list[RunResult]:
+        """The runs of a method that did not diverge, by seed."""
+        return [run for run in self.of(method) if run.diverged is None]
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether any run has."""
+        return any(run.diverged is not None for run in self.runs.values())
+
     def rows(self) -> list[Row]:
         """The table, in the recipe's order."""
         return [self._row(method) for method in self.recipe.methods]
@@ -116,22 +136,25 @@ class Comparison:
         )
 
     def _row(self, method: str) -> Row:
-        runs, baseline = self.of(method), self.baseline_of(method)
-        speedup = None
+        all_runs, runs, baseline = self.of(method), self.finished(method), self.baseline_of(method)
+        speedups = []
         if baseline is not None:
-            speedup = MeanStd.of(b.seconds / r.seconds for b, r in zip(self.of(baseline), runs, strict=True))
+            pairs = zip(self.of(baseline), all_runs, strict=True)
+            speedups = [b.seconds / r.seconds for b, r in pairs if b.diverged is None and r.diverged is None]
+        any_run = (runs or all_runs)[0]
         return Row(
             method,
             self.recipe.methods[method].label,
-            MeanStd.of(run.accuracy for run in runs),
-            {task: MeanStd.of(run.task_accuracies[task] for run in runs) for task in runs[0].task_accuracies},
-            {probe: MeanStd.of(run.probes[probe] for run in runs) for probe in runs[0].probes},
-            MeanStd.of(run.seconds for run in runs),
-            speedup,
-            runs[0].lengths,
-            runs[0].unit,
-            runs[0].cost,
+            MeanStd.of(run.accuracy for run in runs) if runs else None,
+            {task: MeanStd.of(run.task_accuracies[task] for run in runs) for task in any_run.task_accuracies},
+            {probe: MeanStd.of(run.probes[probe] for run in runs) for probe in any_run.probes},
+            MeanStd.of(run.seconds for run in runs) if runs else None,
+            MeanStd.of(speedups) if speedups else None,
+            any_run.lengths,
+            any_run.unit,
+            any_run.cost,
             baseline == method,
+            {seed: r.diverged for seed, r in zip(self.seeds, all_runs, strict=True) if r.diverged is not None},
         )
 
 

@@ -89,7 +89,15 @@ def _finished(folder: Path, anchor: str, path: Path) -> _Section:
         recipes = [point["recipe"] for point in points]
         where = [", ".join(f"{k}={text_of(v)}" for k, v in point.get("values", {}).items()) for point in points]
         rows = [(name, row) for name, point in zip(where, points, strict=True) for row in point["table"]]
-        name, best = max(rows, key=lambda pair: pair[1]["accuracy"]["mean"])
+        if not rows:
+            raise ValueError("its table is empty")
+        trained = [(name, row) for name, row in rows if row["accuracy"] is not None]
+        accuracy, latency = "all runs diverged", ""
+        if trained:
+            name, best = max(trained, key=lambda pair: pair[1]["accuracy"]["mean"])
+            which = _escape(", ".join(filter(None, (best["label"], name))))
+            accuracy = f"{MeanStd(**best['accuracy']).format(2, 100)} ({which})"
+            latency = MeanStd(**best["seconds"]).format(1)
         what = f"comparison of {counted(len(rows), 'method')}"
         if "points" in content:
             swept = {key: dict.fromkeys(text_of(p["values"][key]) for p in points) for key in points[0]["values"]}
@@ -100,8 +108,8 @@ def _finished(folder: Path, anchor: str, path: Path) -> _Section:
             _escape(what),
             _escape(f"{', '.join(datasets)}, fraction {', '.join(fractions)}"),
             str(recipes[0]["seeds"]),
-            f"{MeanStd(**best['accuracy']).format(2, 100)} ({_escape(', '.join(filter(None, (best['label'], name))))})",
-            MeanStd(**best["seconds"]).format(1),
+            accuracy,
+            latency,
         )
         # Below the table stand the processor and two versions; here the rest of what it was measured with.
         software = ", ".join(f"{package} {version}" for package, version in content["versions"].items())
@@ -135,7 +143,9 @@ def _unfinished(folder: Path, anchor: str, path: Path) -> _Section:
         if numbers.exists():
             with _named(numbers):
                 result = json.loads(numbers.read_text(encoding="utf-8"))["result"]
-                cells = f"{100 * result['accuracy']:.2f}", f"{result['seconds']:.1f}"
+                batch = result.get("diverged")  # no key in files from before it was told
+                shown = f"{100 * result['accuracy']:.2f}" if batch is None else f"diverged at batch {batch}"
+                cells = shown, f"{result['seconds']:.1f}"
             lines.append((_escape(where), _escape(label), str(seed), *cells))
     methods = {method for _, _, _, method, _ in runs}
     compared = f"comparison of {counted(len(methods), 'method')}"
