@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from mixplug.checks import check_int, did_you_mean
+from mixplug.checks import check_choice, check_int, did_you_mean
 from mixplug.data.batches import images_of
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.order import is_sharded
@@ -97,14 +97,15 @@ class _TaskLoaders:
 class MultiTaskLoader(_TaskLoaders):
     """Training batches that hold equally many images of every task.
 
-    An epoch is one pass over the longest task, the one with the most images. A shorter task begins anew, newly
+    An epoch is one pass over the longest task, the one with the most images, or with ``epoch='shortest'`` over the one
+    with the fewest, which leaves images of the others out, others in each epoch. A shorter task begins anew, newly
     shuffled, until the longest is through: of N images in the longest and n in a shorter one, each image of the
     longest is there once in an epoch, and each of the shorter floor(N/n) or ceil(N/n) times. (What a task's own loader
     leaves out by ``drop_last`` stays left out.) Where the longest ends with a smaller batch, the others have so many
     too.
 
     Images of the tasks take turns: of two tasks, the even ones are the first's, so every microbatch of an even size
-    holds equally many of both. ``batch_size`` is that of the longest task times the number of tasks.
+    holds equally many of both. ``batch_size`` is that of the task whose pass an epoch is, times the number of tasks.
 
     Each pass is a function of the seeds and its epoch: passes count themselves, or :meth:`set_epoch` says. Nothing else
     that is random is disturbed.
@@ -118,6 +119,7 @@ class MultiTaskLoader(_TaskLoaders):
             Batches do not name their tasks, so another order here than there is not noticed where the classes are
             as many in all, and labels then name the wrong classes.
         seed: Of what a DataLoader draws; an ImageLoader has its own.
+        epoch: Whose pass is an epoch: the 'longest' task's, or the 'shortest' one's.
 
     Raises:
         TypeError: an argument has the wrong type, or the number of a loader's images cannot be known.
@@ -125,8 +127,11 @@ class MultiTaskLoader(_TaskLoaders):
             images of different shapes or, with several processes, a DataLoader without a DistributedSampler.
     """
 
-    def __init__(self, loaders: Mapping[str, Iterable], tasks: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(
+        self, loaders: Mapping[str, Iterable], tasks: Mapping[str, int], seed: int = 0, epoch: str = "longest"
+    ) -> None:
         super().__init__(loaders, tasks, seed)
+        self.epoch = check_choice("epoch", epoch, ("longest", "shortest"))
         self._epoch = 0
         for name, loader in self.loaders.items():
             if not _samples_of(name, loader):
@@ -134,32 +139,33 @@ class MultiTaskLoader(_TaskLoaders):
             check_int(f"batch_size of the loader of task {name!r}", getattr(loader, "batch_size", None), 1)
 
     @property
-    def longest(self) -> str:
-        """The task whose pass is an epoch: the first one with the most images."""
-        return max(self.loaders, key=lambda name: _samples_of(name, self.loaders[name]))
+    def leading(self) -> str:
+        """The task whose pass is an epoch: the first one with the most images, or the fewest."""
+        most_or_fewest = max if self.epoch == "longest" else min
+        return most_or_fewest(self.loaders, key=lambda name: _samples_of(name, self.loaders[name]))
 
     @property
     def batch_size(self) -> int:
         """Images of a batch, of all tasks together, in this process."""
-        return self.loaders[self.longest].batch_size * len(self.tasks)
+        return self.loaders[self.leading].batch_size * len(self.tasks)
 
     @property
     def num_samples(self) -> int:
         """Images of a pass, of all tasks together, in this process."""
-        return _samples_of(self.longest, self.loaders[self.longest]) * len(self.tasks)
+        return _samples_of(self.leading, self.loaders[self.leading]) * len(self.tasks)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of ``epoch``."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.loaders[self.longest])
+        return len(self.loaders[self.leading])
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         epoch, self._epoch = self._epoch, self._epoch + 1
-        longest = self.longest
-        others = {name: _Queue(self._endless(name, epoch)) for name in self.tasks if name != longest}
-        for images, labels in self._pass(longest, epoch):
+        leading = self.leading
+        others = {name: _Queue(self._endless(name, epoch)) for name in self.tasks if name != leading}
+        for images, labels in self._pass(leading, epoch):
             drawn = [others[n].draw(len(images)) if n in others else (images, labels) for n in self.tasks]
             self._check_shapes([images for images, _ in drawn])
             yield [torch.stack(parts, 1).flatten(0, 1) for parts in zip(*drawn, strict=True)]

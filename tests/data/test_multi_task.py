@@ -58,7 +58,7 @@ def test_an_epoch_is_a_pass_over_the_longest_task(sizes, epoch):
     loader.set_epoch(epoch)
     batches = seen(loader)
     longest = counts.index(max(counts))
-    assert loader.longest == f"t{longest}"
+    assert loader.leading == f"t{longest}"
     assert len(loader) == len(batches) == -(-max(counts) // batch_sizes[longest])
     assert loader.batch_size == len(counts) * batch_sizes[longest] >= max(len(task) for task, _ in batches)
     assert loader.num_samples == sum(len(task) for task, _ in batches)
@@ -68,6 +68,23 @@ def test_an_epoch_is_a_pass_over_the_longest_task(sizes, epoch):
         times = Counter(i for task, number in batches for place, i in zip(task, number, strict=True) if place == t)
         assert set(times) == set(range(count))
         assert set(times.values()) <= {max(counts) // count, -(-max(counts) // count)}
+
+
+def test_an_epoch_may_be_a_pass_over_the_shortest_task():
+    tasks = {"a": 10, "b": 30, "c": 20}
+    loaders = {name: numbered(count, batch) for (name, count), batch in zip(tasks.items(), (4, 5, 6), strict=True)}
+    loader = MultiTaskLoader(loaders, tasks, epoch="shortest")
+    assert (loader.leading, len(loader), loader.batch_size, loader.num_samples) == ("a", 3, 12, 30)
+    passed = []
+    for _ in range(2):
+        times = Counter((t, i) for task, number in seen(loader) for t, i in zip(task, number, strict=True))
+        assert {i for t, i in times if t == 0} == set(range(10))
+        assert [sum(t == task for t, _ in times) for task in range(3)] == [10, 10, 10]
+        assert set(times.values()) == {1}
+        passed.append({i for t, i in times if t == 1})
+    assert passed[0] != passed[1]
+    with pytest.raises(ValueError, match="epoch must be one of"):
+        MultiTaskLoader(loaders, tasks, epoch="middle")
 
 
 @quickly
@@ -137,7 +154,7 @@ def test_what_a_loader_drops_stays_dropped():
     assert len({i for task, number in batches for t, i in zip(task, number, strict=True) if t == 0}) == 20
     assert loader.num_samples == 40
     shorter_after_dropping = made([7, 6], [4, 3], drop_last=True)
-    assert shorter_after_dropping.longest == "t1"
+    assert shorter_after_dropping.leading == "t1"
 
 
 class Augmented(Dataset):

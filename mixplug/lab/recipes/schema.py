@@ -121,6 +121,7 @@ class Recipe:
         ssl_data: Other images for self-supervised learning, brought to the labelled images' size, or ``same: true`` for
             all of ``data``; null for the labelled ones.
         tasks: Several labelled data sets by name, each the settings in which it differs from ``data``; empty for one.
+        task_epoch: Whose pass is an epoch of several tasks: that of the 'longest', or of the 'shortest'.
         model: The model.
         optimizer: An optimizer by name.
         decay: What the optimizer's weight decay holds for: 'all' parameters, or 'weights' alone, without biases, norms
@@ -156,6 +157,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(DEFAULT_OPTIMIZER))
     decay: str = "all"
+    task_epoch: str = "longest"
     scheduler: Optional[dict[str, Any]] = None  # noqa: UP045
     algorithms: list[Any] = field(default_factory=list)
     methods: dict[str, MethodConfig] = field(default_factory=dict)
@@ -189,6 +191,7 @@ class Recipe:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
         if self.max_cost is not None:
             check_real("max_cost", self.max_cost, 0, float("inf"), low_open=True, high_open=True)
+        check_choice("task_epoch", self.task_epoch, ("longest", "shortest"))
         check_choice("decay", self.decay, ("all", "weights"))
         for probe in self.probes:
             check_choice("probes: the probe", probe, PROBES)

@@ -100,7 +100,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         normalisations = {(tuple(other.mean), tuple(other.std))}
         summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
     return Inputs(
-        train=MultiTaskLoader(train, tasks, seed) if several else train[""],
+        train=MultiTaskLoader(train, tasks, seed, recipe.task_epoch) if several else train[""],
         evaluation=MultiTaskEvalLoader(evaluation, tasks) if several else evaluation[""],
         ssl=ssl,
         shape=first.shape,
