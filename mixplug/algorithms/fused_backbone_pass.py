@@ -26,6 +26,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -176,15 +177,18 @@ class FusedBackbonePass(WatchedPass):
 
     def _check_last_batches(self, state: State) -> None:
         assert self._attached is not None
+        # A head that is given the whole batch's statistics sees no microbatch.
+        microbatch = None if self.exact_microbatches else state.device_train_microbatch_size
+        check = partial(check_batches_of_one, state, microbatch=microbatch)
         encoder = self.encoder_pass(state).backbone.model
         data = find(state, MixupSSLData)
         if data is not None and data.active and data.ssl_dataloader is not None:
-            check_batches_of_one(state, data.ssl_dataloader.loader, "ssl_dataloader", self._attached, encoder)
+            check(data.ssl_dataloader.loader, "ssl_dataloader", self._attached, encoder)
             loader = data.labelled_dataloader
         else:
             loader = state.dataloader
         if data is None or not data.side_by_side:
-            check_batches_of_one(state, loader, "train_dataloader", self._attached, encoder)
+            check(loader, "train_dataloader", self._attached, encoder)
 
     def before_train_batch(self, state: State, logger: Logger) -> None:
         """A step begins, perhaps again: in smaller microbatches, or at SAM's second point."""

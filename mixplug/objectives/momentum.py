@@ -79,7 +79,7 @@ class MomentumTwoView(TwoView):
         """See the base class."""
         self._in_step = True
 
-    def forward(self, seen: BackbonePass) -> Tensor:
+    def check_step(self) -> None:
         """See the base class.
 
         Raises:
@@ -94,7 +94,6 @@ class MomentumTwoView(TwoView):
                     f"around each step; to look at a loss alone, use torch.no_grad()"
                 )
             self._passed = True
-        return super().forward(seen)
 
     def after_step(self, position: Position) -> None:
         """Let the momentum encoder follow."""

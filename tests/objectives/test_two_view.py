@@ -56,7 +56,9 @@ DINO's factor is 0.46 to 0.74, depending on the views that are drawn and on the 
 """
 
 # A tiny ViT without BatchNorm in its head takes longer to tell images apart than a test should.
-LEARNERS = [(name, "CNN") for name in OBJECTIVES] + [(name, "ViT") for name in ("SimSiam", "SimCLR", "BYOL", "MoCoV3")]
+LEARNERS = [(name, "ViT") for name in ("SimSiam", "SimCLR", "BYOL", "MoCoV3")] + [
+    pytest.param(name, "CNN", marks=[pytest.mark.slow] * (name not in ("MoCoV2Plus", "DINO"))) for name in OBJECTIVES
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), LEARNERS)

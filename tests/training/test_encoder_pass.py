@@ -117,6 +117,7 @@ def test_each_pass_of_a_step_is_amended_by_its_role(objective, roles):
     passes.add(note)
     for phase, expected in roles.items():
         seen_roles.clear()
+        objective.before_step()
         with passes.watch(Position(phase)) as seen:
             vit(torch.rand(4, 3, 8, 8))
         objective(seen)

@@ -11,7 +11,14 @@ from torch import nn
 from mixplug.data.batches import length_of, sizes_of
 
 
-def check_batches_of_one(state: State, loader: Any, whose: str, head: nn.Module, encoder: nn.Module) -> None:
+def check_batches_of_one(
+    state: State,
+    loader: Any,
+    whose: str,
+    head: nn.Module,
+    encoder: nn.Module,
+    microbatch: int | float | str | None = None,
+) -> None:
     """Refuse a loader that leaves a batch, or a microbatch, of one image for a head that normalises over the batch.
 
     For an encoder that does, it is warned of: its statistics would be one image's, and where its last map is one pixel
@@ -23,11 +30,12 @@ def check_batches_of_one(state: State, loader: Any, whose: str, head: nn.Module,
         whose: What its user calls it.
         head: The self-supervised head.
         encoder: The encoder.
+        microbatch: Images of a microbatch, as the Trainer has it; None for whole batches.
 
     Raises:
         ValueError: it does, and the head normalises.
     """
-    found = _part_of_one(state, loader)
+    found = _part_of_one(state, loader, microbatch)
     if found is None or not (_normalises(head) or _normalises(encoder)):
         return
     text = (
@@ -40,7 +48,7 @@ def check_batches_of_one(state: State, loader: Any, whose: str, head: nn.Module,
     warnings.warn(text, stacklevel=2)
 
 
-def _part_of_one(state: State, loader: Any) -> str | None:
+def _part_of_one(state: State, loader: Any, size: int | float | str | None) -> str | None:
     """In words, which batches or microbatches have one image."""
     sizes, length = sizes_of(loader), length_of(loader)
     if sizes is None:
@@ -52,7 +60,6 @@ def _part_of_one(state: State, loader: Any) -> str | None:
         return "all batches"
     if last == 1:
         return f"the last batch ({count} images in batches of {whole})"
-    size = state.device_train_microbatch_size
     if isinstance(size, int) and 1 < size < whole:
         for part, which in ((whole, "each batch"), (last, "the last batch")):
             if part % size == 1:

@@ -161,7 +161,14 @@ def test_not_a_line_of_mixplug():
     imports = list(ast.walk(ast.parse(inspect.getsource(inspect.getmodule(plain_step)))))
     modules = {node.module for node in imports if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
-    assert {name.split(".")[0] for name in modules} == {"__future__", "collections", "torch", "timm"}
+    assert {name.split(".")[0] for name in modules} == {
+        "__future__",
+        "collections",
+        "functools",
+        "typing",
+        "torch",
+        "timm",
+    }
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,7 @@ def test_every_shipped_recipe_is_valid_documented_and_trains(name, monkeypatch):
     for method in recipe.methods:
         Experiment(recipe, method, seed=0).trainer.close()
     result = Experiment(recipe, list(recipe.methods)[-1], seed=0).run()
-    lengths = {0.5: {"ssl": 1, "mix": 1, "sl": 1}, 0: {"ssl": 2, "sl": 2}, None: {"sl": 2}}
+    lengths = {0.5: {"ssl": 1, "mix": 1, "sl": 1}, 0: {"ssl": 2, "sl": 2}, 1: {"mix": 2}, None: {"sl": 2}}
     assert result.lengths == lengths[result.rho]
     assert 0 <= result.accuracy <= 1
 
