@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixplug.checks import expand_home
+from mixplug.checks import check_choice, expand_home
 
 if TYPE_CHECKING:
     from mixplug.lab.recipes.schema import Recipe
@@ -54,7 +54,9 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
 
 
 def method_of(options: argparse.Namespace, recipe: Recipe) -> str:
-    """The method that is asked for."""
+    """The method that is asked for, of those that there are."""
+    if options.method:
+        check_choice("method", options.method, recipe.methods)
     return options.method or list(recipe.methods)[-1]
 
 

@@ -28,6 +28,7 @@ from mixplug.lab.recipes.files import (
 )
 from mixplug.lab.recipes.overrides import DEFAULT_OPTIMIZER, SHORT
 from mixplug.lab.recipes.types import keys_of, type_at, wants_text, without_none, words_for
+from mixplug.schedules.phases import exact_ratio
 
 
 @dataclass
@@ -288,7 +289,22 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for method in made.expect.accuracy if made.expect else ():
         # A method that the command line leaves out may still have its figure.
         check_choice("expect.accuracy: the method", method, [*made.methods, *sorted(written - {*made.methods})])
+    _check_ratios(made)
     return made
+
+
+def _check_ratios(recipe: Recipe) -> None:
+    """Refuse a mix ratio that is none here, where nobody has to wait for torch and Composer."""
+    lists = {f"methods.{key}.algorithms": method.algorithms for key, method in recipe.methods.items()}
+    for where, specs in {**lists, "algorithms": recipe.algorithms}.items():
+        for index, spec in enumerate(specs):
+            arguments = next(iter(spec.values()), None) if isinstance(spec, Mapping) else None
+            rho = arguments.get("rho") if isinstance(arguments, Mapping) else None
+            if isinstance(rho, (int, float)):
+                try:
+                    exact_ratio(rho)
+                except (TypeError, ValueError) as error:
+                    raise RecipeError(f"{where}.{index}.{next(iter(spec))}: {error}") from error
 
 
 def _merged(defaults: Any, given: Mapping[str, Any], where: str) -> Any:
