@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 import sys
@@ -17,6 +18,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from mixplug.checks import did_you_mean, expand_home, match_case
 from mixplug.lab.recipes.overrides import APPLIED_LAST, expand
+from mixplug.lab.recipes.types import keys_of
 
 ONE_NAME = ("optimizer", "scheduler")
 """Keys that hold one name with its settings: what a recipe gives takes the place of what it extends."""
@@ -159,11 +161,29 @@ def _apply(raw: DictConfig, override: str, is_text: Callable[[str], bool]) -> li
         changes = expand(raw, key, parsed)
         for path, item in changes.items():
             _refuse_unknown_place(raw, path, item)
+            _take_own_copy(raw, keys_of(path)[:-1])
             OmegaConf.update(raw, path, item, merge=False, force_add=True)
         _drop_nulls(raw)
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
         raise RecipeError(f"the override {override!r} cannot be applied: {first_line(error)}") from error
     return list(changes)
+
+
+def _take_own_copy(raw: DictConfig, keys: Iterable[str]) -> None:
+    """Where ``${...}`` stands on the way to a place, put what it stands for: a change there is of that place alone.
+
+    OmegaConf 2.3 would put an empty mapping, and 2.4 change what it stands for.
+    """
+    holder: Any = raw
+    for key in keys:
+        place: Any = int(key) if isinstance(holder, ListConfig) and key.isdecimal() else key
+        if not isinstance(holder, (DictConfig, ListConfig)):
+            return
+        if isinstance(place, str) and place not in holder:
+            return
+        if OmegaConf.is_interpolation(holder, place):
+            holder[place] = copy.deepcopy(holder[place])
+        holder = holder[place]
 
 
 def _parsed(value: str) -> Any:

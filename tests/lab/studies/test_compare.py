@@ -155,9 +155,9 @@ def test_pictures_that_cannot_be_read_are_named(finished, tmp_path):
 
 
 def test_a_broken_method_stops_it_before_any_training(tmp_path):
-    recipe = load_recipe(TINY, ["methods.mix.algorithms.0.MixTraining.rho=2"])
+    recipe = load_recipe(TINY, ["methods.mix.algorithms.0.MixTraining.alpha=2"])
     lines: list[str] = []
-    with pytest.raises(ValueError, match="rho"):
+    with pytest.raises(ValueError, match="alpha"):
         compare(recipe, tmp_path, lines.append)
     assert lines == []
 
