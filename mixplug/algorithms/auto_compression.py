@@ -34,13 +34,12 @@ from typing import Any
 from composer.core import State, get_precision_context
 from composer.loggers import Logger
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from mixplug.algorithms.fused_backbone_pass import supervised_loss
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.patch_scaling import PatchScaling
 from mixplug.algorithms.token_dropout import TokenDropout
-from mixplug.algorithms.trainer.contract import Stage, find, parts_of
+from mixplug.algorithms.trainer.contract import Stage, find, parts_of, unwrapped_model
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm, WatchedPass, encoder_pass_of
 from mixplug.backbones import Backbone
 from mixplug.backbones.patches import PatchScaler
@@ -175,7 +174,7 @@ class _Gradients(StepGradients):
     """Gradients of a Composer model's own losses."""
 
     def __init__(self, state: State, position: Position) -> None:
-        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        model = unwrapped_model(state)
         objective = None if position.phase is Phase.SL else encoder_pass_of(state).objective
         super().__init__(model, objective, position, backbone=_watched(state).backbone_path)
         # A compiled model's forward is a function of its own, which knows the original alone.

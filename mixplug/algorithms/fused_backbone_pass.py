@@ -41,7 +41,7 @@ from torch.utils._pytree import tree_flatten
 
 from mixplug.algorithms.joint_loss import weights_of
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
-from mixplug.algorithms.trainer.contract import find, position_of
+from mixplug.algorithms.trainer.contract import find, position_of, unwrapped_model
 from mixplug.algorithms.trainer.last_batches import check_batches_of_one
 from mixplug.algorithms.trainer.neighbours import (
     head_holder,
@@ -274,7 +274,7 @@ class FusedBackbonePass(WatchedPass):
             return None
         # On each process alike, for they exchange what the loss is made of: a last, smaller batch may not be split.
         batches = _default_split_batch(state.batch, int(size))
-        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        model = unwrapped_model(state)
         with get_precision_context(state.precision, state.precision_config):
             return ExactMicrobatches(
                 passes,

@@ -35,7 +35,7 @@ from collections.abc import Iterable
 from composer.core import State
 from composer.loggers import Logger
 
-from mixplug.algorithms.trainer.passes import AmendingAlgorithm, encoder_pass_of
+from mixplug.algorithms.trainer.passes import AmendingAlgorithm, encoder_pass_of, error_of_one_size
 from mixplug.backbones import Backbone
 from mixplug.objectives import TwoView
 from mixplug.training.hard_augment import PHASES, ChooseHardest
@@ -79,11 +79,8 @@ class HardAugment(AmendingAlgorithm):
             super().check(backbone)
         fixed, select = backbone.fixed_size, self.amendment.select_size
         if fixed is not None and (select is None or select < min(fixed)):
-            raise ValueError(
-                f"HardAugment(select_size={select}) scores smaller images than {fixed}, the one size that this "
-                f"{type(backbone.model).__name__} takes; build it with dynamic_img_size=True (where it has none, "
-                f"strict_img_size=False), or use select_size={min(fixed)}, with dropout= to make it cheaper"
-            )
+            instead = f"select_size={min(fixed)}, with dropout= to make it cheaper"
+            raise error_of_one_size(f"HardAugment(select_size={select}) scores", backbone, instead)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Say where there are no views to choose; see the base class."""

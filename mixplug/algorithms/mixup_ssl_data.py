@@ -56,12 +56,11 @@ from composer.core import Event, State, Time, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
 from mixplug.algorithms.mixup_ssl_data_checks import check_schedules, check_shards, check_ssl_data
 from mixplug.algorithms.phase_switch import PhaseSwitch
-from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of
+from mixplug.algorithms.trainer.contract import PhasedAlgorithm, Stage, find, position_of, unwrapped_model
 from mixplug.algorithms.trainer.passes import encoder_pass_of
 from mixplug.checks import check_choice, check_int, check_real
 from mixplug.data.batches import blank_label_of, images_of, length_of
@@ -312,9 +311,9 @@ class MixupSSLData(PhasedAlgorithm):
 
     def before_loss(self, state: State, logger: Logger) -> None:
         """Leave the supervised loss out where there are no labels: none that stands for one suits every loss."""
-        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        model = unwrapped_model(state)
         zero = torch.zeros((), device=images_of(state.batch).device)
-        model.loss = lambda *_: zero
+        vars(model)["loss"] = lambda *_: zero
         self._without_loss = model
 
     def before_backward(self, state: State, logger: Logger) -> None:

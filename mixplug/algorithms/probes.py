@@ -28,8 +28,8 @@ from typing import Any
 from composer.core import Callback, DataSpec, Event, State, Time, TimeUnit, ensure_data_spec, get_precision_context
 from composer.loggers import Logger
 from composer.utils import create_interval_scheduler, dist
-from torch.nn.parallel import DistributedDataParallel
 
+from mixplug.algorithms.trainer.contract import unwrapped_model
 from mixplug.backbones import Backbone
 from mixplug.backbones.probing import (
     Features,
@@ -101,7 +101,7 @@ class _FeatureProbe(Callback):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Find the encoder, and try a batch: mistakes show now rather than after hours."""
-        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        model = unwrapped_model(state)
         self._backbone = unattached_backbone(model, self.backbone_path)
         self._test = _only_evaluator(state, type(self).__name__) if self.test_data is None else self.test_data
         for data in (self.train_data, self._test):

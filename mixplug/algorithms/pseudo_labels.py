@@ -46,11 +46,10 @@ from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import batch_set
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from mixplug.algorithms.mixup_ssl_data import MixupSSLData
 from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
-from mixplug.algorithms.trainer.contract import Stage, find
+from mixplug.algorithms.trainer.contract import Stage, find, unwrapped_model
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm, encoder_pass_of
 from mixplug.backbones import Backbone
 from mixplug.schedules.phases import Phase, Position
@@ -151,7 +150,7 @@ class PseudoLabels(AmendingAlgorithm):
 
     def after_forward(self, state: State, logger: Logger) -> None:
         """Take the outputs of unlabelled images off those of the labelled ones, and make of them the term."""
-        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        model = unwrapped_model(state)
 
         def batch_of(images: Tensor) -> Any:
             return batch_set(copy.copy(state.batch), key=0, value=images)  # whose labels no forward pass reads

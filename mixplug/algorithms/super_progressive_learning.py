@@ -41,7 +41,7 @@ from collections.abc import Iterable
 from composer.core import State
 from composer.loggers import Logger
 
-from mixplug.algorithms.trainer.passes import AmendingAlgorithm, encoder_pass_of
+from mixplug.algorithms.trainer.passes import AmendingAlgorithm, encoder_pass_of, error_of_one_size
 from mixplug.backbones import Backbone
 from mixplug.objectives import TwoView
 from mixplug.schedules.shapes import Schedule, Shape
@@ -89,11 +89,7 @@ class SuperProgressiveLearning(AmendingAlgorithm):
     def check(self, backbone: Backbone) -> None:
         """Refuse an encoder that takes images of one size alone; see the base class."""
         if self.amendment.min_scale < 1 and backbone.fixed_size is not None:
-            raise ValueError(
-                f"SuperProgressiveLearning shows smaller images than {backbone.fixed_size}, the one size that this "
-                f"{type(backbone.model).__name__} takes; build it with dynamic_img_size=True (where it has none, "
-                f"strict_img_size=False), or use min_scale=1"
-            )
+            raise error_of_one_size("SuperProgressiveLearning shows", backbone, "min_scale=1")
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Refuse views whose magnitude changes by itself, too; see the base class."""

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixplug.backbones.modes import batch_norms
 from mixplug.backbones.patches import PatchSizer
 from mixplug.backbones.selection import TokenSelector
 from mixplug.schedules.phases import Phase, Position
@@ -462,9 +463,8 @@ class FrozenEncoder(nn.Module):
         """Put its BatchNorm layers into training mode, or evaluation mode, and everything else into the latter."""
         super().train(False)
         self.training = mode
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(mode)
+        for layer in batch_norms(self):
+            layer.train(mode)
         return self
 
     @torch.no_grad()

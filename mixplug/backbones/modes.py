@@ -1,4 +1,4 @@
-"""Evaluation mode for a moment."""
+"""Evaluation mode for a moment, and the layers that know the difference best."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """The layers of ``module`` that normalise over the batch in training mode."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 
 @contextmanager

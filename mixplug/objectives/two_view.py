@@ -49,6 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from mixplug.backbones import Backbone, BackbonePass, PassRequest, Role
+from mixplug.backbones.modes import batch_norms
 from mixplug.checks import check_bool, check_int, check_real
 from mixplug.objectives.base import Objective
 from mixplug.objectives.collapse import embedding_std, watch_rank
@@ -266,8 +267,7 @@ class TwoView(Objective):
         """
         if self._width is None:
             raise RuntimeError(f"this {type(self).__name__} has no heads yet: call build(backbone) first")
-        normalises = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
-        if normalises and self.training and len(features) < 2:
+        if len(features) < 2 and self.training and batch_norms(self):
             raise ValueError(
                 f"{type(self).__name__}'s head normalises over the batch (BatchNorm) and got a batch of 1 image: use "
                 f"drop_last=True, another batch size or larger microbatches"

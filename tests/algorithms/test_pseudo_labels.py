@@ -6,7 +6,16 @@ import pytest
 import torch
 from composer.algorithms import LabelSmoothing, MixUp, ProgressiveResizing
 from composer.core import Callback
-from shared.settings import classifier, logged, multi_task_classifier, multi_task_loader, ssl_loader, trainer, weights
+from shared.settings import (
+    FirstVisible,
+    classifier,
+    logged,
+    multi_task_classifier,
+    multi_task_loader,
+    ssl_loader,
+    trainer,
+    weights,
+)
 from shared.tiny import images, loader
 from shared.two_view import OBJECTIVES, views
 
@@ -58,12 +67,6 @@ def test_without_weight_the_run_is_the_run_without_it():
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_microbatches_split_both_halves(size):
-    class FirstVisible(MAE):
-        def request(self, position):
-            request = super().request(position)
-            request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
-            return request
-
     ends = []
     for microbatch in (size, 8):
         algorithm = PseudoLabels(0.1, weight=1.0, per_class=True)

@@ -10,7 +10,15 @@ import torch
 from composer.algorithms import MixUp, ProgressiveResizing, SelectiveBackprop
 from composer.core import Callback
 from composer.optim import CosineAnnealingScheduler
-from shared.settings import classifier, logged, multi_task_classifier, multi_task_loader, ssl_loader, trainer
+from shared.settings import (
+    FirstVisible,
+    classifier,
+    logged,
+    multi_task_classifier,
+    multi_task_loader,
+    ssl_loader,
+    trainer,
+)
 from shared.tiny import images, labels, loader
 
 from mixplug import MAE, MixTraining, MixupSSLData, PhaseSwitch
@@ -83,12 +91,6 @@ def test_the_default_is_a_quarter_and_the_last_batch_gets_all_of_its_labelled_im
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_microbatches_split_both_halves(size):
-    class FirstVisible(MAE):
-        def request(self, position):
-            request = super().request(position)
-            request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
-            return request
-
     weights = []
     for microbatch in (size, 8):
         made, seen = run(

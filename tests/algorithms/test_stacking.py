@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from composer.core import Algorithm, Callback, Event
 from shared import readmes
 from shared.neighbours import COMPOSERS, CONVOLUTIONAL, NOT_IMAGES, NOTE, OWN, REFUSED, TABLE, WORKS, rows
-from shared.settings import classifier, logged, ssl_loader, trainer, weights
+from shared.settings import FirstVisible, classifier, logged, ssl_loader, trainer, weights
 from shared.tiny import images, labels, loader
 from shared.two_view import OBJECTIVES
 from torch import nn
@@ -277,12 +277,6 @@ def test_joint_loss_weighs_the_terms_of_a_models_own_loss():
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_microbatches_change_nothing(size):
     """Masks are drawn for each microbatch, so they are fixed here; partners are mixed for the whole batch."""
-
-    class FirstVisible(MAE):
-        def request(self, position):
-            request = super().request(position)
-            request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
-            return request
 
     results = []
     for microbatch in (size, 8):

@@ -64,6 +64,15 @@ def classifier(**changes: Any) -> ComposerClassifier:
     return ComposerClassifier(tiny_vit(**changes))
 
 
+class FirstVisible(MAE):
+    """An autoencoder whose visible patches no chance chooses: the first quarter."""
+
+    def request(self, position):  # type: ignore[no-untyped-def]
+        request = super().request(position)
+        request.select = lambda batch, patches, device: torch.arange(patches // 4).expand(batch, -1)
+        return request
+
+
 def resizable_classifier() -> ComposerClassifier:
     """A tiny transformer that takes images of several sizes."""
     return classifier(dynamic_img_size=True)

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum, auto
 from typing import Any, TypeVar
 
+import torch
 from composer.core import Algorithm, Event, State, TimeUnit
 from composer.loggers import Logger
+from torch.nn.parallel import DistributedDataParallel
 
 from mixplug.algorithms.trainer.optimizers import warn_of_fallback
 from mixplug.objectives.settings import describe
@@ -171,6 +173,11 @@ def _elapsed(state: State) -> float:
         time = state.timestamp
         share += time.batch_in_epoch.value / max(1, state.dataloader_len.value) / state.max_duration.value
     return min(1.0, share)
+
+
+def unwrapped_model(state: State) -> torch.nn.Module:
+    """The user's model, without what synchronises it with other processes'."""
+    return state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
 
 
 def find(state: State, kind: type[A]) -> A | None:

@@ -8,6 +8,7 @@ from typing import Any
 from composer.core import State
 from torch import nn
 
+from mixplug.backbones.modes import batch_norms
 from mixplug.data.batches import length_of, sizes_of
 
 
@@ -36,14 +37,15 @@ def check_batches_of_one(
         ValueError: it does, and the head normalises.
     """
     found = _part_of_one(state, loader, microbatch)
-    if found is None or not (_normalises(head) or _normalises(encoder)):
+    in_head = bool(batch_norms(head))
+    if found is None or not (in_head or batch_norms(encoder)):
         return
     text = (
         f"{found} of the {whose} {'has' if found.startswith('the last') else 'have'} 1 image, and BatchNorm in the "
-        f"{'SSL head' if _normalises(head) else 'encoder'} takes its statistics from it: use drop_last=True "
+        f"{'SSL head' if in_head else 'encoder'} takes its statistics from it: use drop_last=True "
         f"(data.drop_last=true in recipes), or another batch size"
     )
-    if _normalises(head):
+    if in_head:
         raise ValueError(text)
     warnings.warn(text, stacklevel=2)
 
@@ -65,7 +67,3 @@ def _part_of_one(state: State, loader: Any, size: int | float | str | None) -> s
             if part % size == 1:
                 return f"the last microbatch of {which} ({part} images in microbatches of {size})"
     return None
-
-
-def _normalises(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())

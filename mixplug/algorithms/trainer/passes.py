@@ -149,6 +149,14 @@ class AmendingAlgorithm(PhasedAlgorithm):
         return repr(self.amendment).replace(type(self.amendment).__name__, type(self).__name__, 1)
 
 
+def error_of_one_size(shows: str, backbone: Backbone, instead: str) -> ValueError:
+    """Of an encoder that takes images of one size, which ``shows`` smaller ones, such as "SDMP shows"."""
+    return ValueError(
+        f"{shows} smaller images than {backbone.fixed_size}, the one size that this {type(backbone.model).__name__} "
+        f"takes; build it with dynamic_img_size=True (where it has none, strict_img_size=False), or use {instead}"
+    )
+
+
 def phases_of(state: State) -> list[Phase]:
     """The phases that the run has; without a clock it is one."""
     clock = find(state, Clock)  # type: ignore[type-abstract]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mixplug.checks import expand_home
-from mixplug.lab.cli.options import Commands
+from mixplug.lab.cli.options import Commands, check_checkpoint
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -30,10 +30,7 @@ def add(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Export, and say what the model is and how to use it."""
     checkpoint = options.training / "checkpoint.pt" if options.training.is_dir() else options.training
-    if not checkpoint.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {str(checkpoint)!r}; mixplug train leaves one, checkpoint.pt, in its --out"
-        )
+    check_checkpoint(checkpoint)
     out = options.out or checkpoint.with_name(f"{checkpoint.stem.replace('checkpoint', 'model')}.safetensors")
     from mixplug.backbones.exporting import export
     from mixplug.backbones.predicting import load_classifier, read_description

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixplug.checks import check_int, expand_home
 from mixplug.lab.cli.console import make_console, print_table, show_progress
-from mixplug.lab.cli.options import Commands, add_run, default_out, method_of, seed_of
+from mixplug.lab.cli.options import Commands, add_run, check_checkpoint, default_out, method_of, seed_of
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -55,10 +55,8 @@ def run(options: argparse.Namespace) -> None:
     if not checkpoints:
         raise ValueError("gradient-error needs at least one CHECKPOINT, such as runs/X/checkpoint.pt, or 'untrained'")
     for path in checkpoints:
-        if path != "untrained" and not Path(path).is_file():
-            raise FileNotFoundError(
-                f"there is no checkpoint {path!r}; mixplug train leaves one, checkpoint.pt, in its --out"
-            )
+        if path != "untrained":
+            check_checkpoint(Path(path))
     out = options.out or default_out(options, "-gradient-error")
     check_out(out)
     console = make_console()

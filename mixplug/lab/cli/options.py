@@ -65,6 +65,18 @@ def seed_of(options: argparse.Namespace, recipe: Recipe) -> int:
     return recipe.first_seed if options.seed is None else options.seed
 
 
+def check_checkpoint(path: Path) -> None:
+    """Refuse a checkpoint that is not there, before anything heavy is loaded.
+
+    Raises:
+        FileNotFoundError: it is not.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {str(path)!r}; mixplug train leaves one, checkpoint.pt, in its --out"
+        )
+
+
 def default_out(options: argparse.Namespace, suffix: str = "") -> Path:
     """Under runs/, by the recipe's name: a shipped one's whole name, since small/cifar10 is another than cifar10."""
     from mixplug.lab.recipes.files import shipped_name

@@ -6,7 +6,7 @@ import argparse
 
 from mixplug.checks import check_int, expand_home
 from mixplug.lab.cli.console import make_console, print_table
-from mixplug.lab.cli.options import Commands, add_recipe, add_run, method_of, read_recipe, seed_of
+from mixplug.lab.cli.options import Commands, add_recipe, add_run, check_checkpoint, method_of, read_recipe, seed_of
 
 
 def add(commands: Commands) -> argparse.ArgumentParser:
@@ -32,10 +32,7 @@ def run(options: argparse.Namespace) -> None:
     """Probe, and print the table."""
     recipe = read_recipe(options)
     k = check_int("--k", options.k, 1)
-    if not options.checkpoint.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {str(options.checkpoint)!r}; mixplug train leaves one, checkpoint.pt, in its --out"
-        )
+    check_checkpoint(options.checkpoint)
     from mixplug.lab.studies.probe import probe, probe_table
 
     probed = probe(options.checkpoint, recipe, method_of(options, recipe), seed_of(options, recipe), k)
