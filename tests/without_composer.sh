@@ -16,7 +16,7 @@ run() { # python, options of uv's resolver
   uv venv --quiet --clear --python "$1" "$environment/venv"
   source "$environment/venv/bin/activate"
   uv pip install --quiet --overrides "$environment/nothing_of_composer" "$2" '.[test]'
-  uv pip list | grep -E '^(torch|torchvision|timm|kornia|numpy|pillow|safetensors|scikit-learn|lightly|pytest) '
+  uv pip list | grep -E '^(torch|torchvision|timm|kornia|numpy|pillow|safetensors|scikit-learn|scipy|lightly|pytest) '
   pytest -n auto -q
   deactivate
 }

@@ -33,6 +33,10 @@ def fake_run(recipe: Recipe, method: str, seed: int, tasks: tuple[str, ...] = ()
         rho,
         history,
         task_accuracies={task: accuracy + i / 10 - 0.05 for i, task in enumerate(tasks)},
+        cost=3.0 * total,
+        flops=3e9 * total,
+        cpu_seconds=0.9 * total * recipe.data.fraction,
+        test_images=1000,
     )
 
 

@@ -30,8 +30,10 @@ def run(options: argparse.Namespace) -> None:
     console = make_console()
     console.print(yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True, width=110).rstrip())
     with show_progress(console) as progress:
+        from mixplug.lab.studies.budget import with_cost_for_minutes
         from mixplug.lab.studies.forecast import forecast, forecast_table
 
+        recipe = with_cost_for_minutes(recipe, None, console.print, progress)
         made = forecast(recipe, not options.cost_only, progress)
     console.print()
     print_table(console, forecast_table(made))

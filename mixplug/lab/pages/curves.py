@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mixplug.lab.pages.styles import Style
-from mixplug.lab.pages.trade_offs import of_seeds
+from mixplug.lab.pages.trade_offs import axis_title, of_seeds
 from mixplug.lab.runs.results import RunResult
 from mixplug.schedules.phases import Phase
 
@@ -48,7 +48,7 @@ def curves(methods: Mapping[str, Sequence[RunResult]], styles: Mapping[str, Styl
         axes.grid(alpha=0.25)
         axes.tick_params(labelsize=8)
     unit = {"ep": "epoch", "ba": "batch"}[first[0].unit]
-    grid[-1].set_xlabel("cost (forward passes of the plain encoder for each training image)" if known else unit)
+    grid[-1].set_xlabel(axis_title(True) if known else unit)
     grid[-1].set_xlim(left=0)
     grid[0].set_title(of_seeds(len(next(iter(methods.values())))), fontsize=8, loc="right")
     return figure

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from mixplug.lab.pages.curves import curve, has_costs, phase_at, spent
-from mixplug.lab.pages.trade_offs import frontier
+from mixplug.lab.pages.trade_offs import frontier, have_costs, place_of
 from mixplug.lab.runs.results import Comparison, RunResult, Sweep
 
 
@@ -53,21 +53,22 @@ def write_sweep(sweep: Sweep, path: Path) -> None:
 
 
 def _rows(comparison: Comparison, panel: Sequence[Comparison]) -> Iterable[Sequence[Any]]:
-    rows = (row for one in panel for row in one.rows())
-    best = frontier((row.seconds.mean, row.accuracy.mean) for row in rows if row.seconds and row.accuracy)
+    rows = [row for one in panel for row in one.rows()]
+    known = have_costs(rows)
+    best = frontier((place_of(row, known).mean, row.accuracy.mean) for row in rows if row.accuracy)
     for row in comparison.rows():
         if row.accuracy is None or row.seconds is None:  # all its runs diverged
             continue
         yield (
             row.method,
             row.label,
-            len(comparison.seeds) - len(row.diverged),
+            row.seeds,
             row.seconds.mean,
             row.seconds.deviation,
             row.accuracy.mean,
             row.accuracy.deviation,
             row.cost,
-            (row.seconds.mean, row.accuracy.mean) in best,
+            (place_of(row, known).mean, row.accuracy.mean) in best,
         )
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mixplug.lab.pages.styles import Style, method_styles
-from mixplug.lab.pages.trade_offs import draw_frontier, legend_of, of_seeds
+from mixplug.lab.pages.trade_offs import axis_title, draw_frontier, have_costs, legend_of, of_seeds, place_of
 from mixplug.lab.recipes.grid import text_of
 from mixplug.lab.runs.mean_std import MeanStd
 from mixplug.lab.runs.results import Point, Row, Sweep
@@ -55,19 +55,18 @@ def accuracy(sweep: Sweep) -> Figure:
 
 
 def trade_off(sweep: Sweep) -> Figure:
-    """Accuracy against training time, a curve for each method through the values of the first key, and the frontier."""
-    figure, panels = _panels(sweep, _seconds, with_frontier=True)
+    """Accuracy against cost, a curve for each method through the values of the first key, and the frontier.
+
+    Against latency where a cost is not known.
+    """
+    known = all(have_costs(comparison.rows()) for comparison in sweep.comparisons)
+    figure, panels = _panels(sweep, lambda _, row: place_of(row, known), with_frontier=True)
     for axes, lines in panels:
         for line in lines:
             _name(axes, line, max(x for other in lines for x in other.x))
-        axes.set_xlabel("training latency (s)")
+        axes.set_xlabel(axis_title(known))
         axes.set_xlim(left=0)
     return figure
-
-
-def _seconds(point: Point, row: Row) -> MeanStd:
-    assert row.seconds is not None, "rows without a finished run have no place"
-    return row.seconds
 
 
 def _panels(

@@ -14,11 +14,13 @@ from mixplug.lab.runs.results import Comparison, Row, Sweep
 LATENCY = "Latency: training, evaluation excluded."
 COST = "Cost: forward passes of the plain encoder for each labelled training image, counted."
 FROZEN = "kNN (20 neighbours unless said), linear probe: on the encoder's frozen features."
-SPEEDUP = "Speedup: over the SSL+SL with the same objective."
+SPEEDUP = "Speedup: in cost, over the SSL+SL with the same objective."
+_BUSY = 1.25
+"""How many times CPU time wall time is on a machine that does something else too."""
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """A line for each method: accuracy, latency, speedup, phases, and what the recipe expects where it says so."""
+    """A line for each method: accuracy, cost, time, phases, and what the recipe expects where it says so."""
     rows = comparison.rows()
     tasks = _tasks(rows)
     expected = _expected(comparison)
@@ -26,15 +28,17 @@ def comparison_table(comparison: Comparison) -> Table:
         [
             Column("Method", [row.label for row in rows], words=True),
             *_accuracies(rows, tasks),
+            *_seed_counts(rows),
             Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST),
-            Column("Latency (s)", [_seconds(row) for row in rows], note=LATENCY),
+            *_operations(rows),
             # At equal cost there is nothing to speed up.
-            *([] if comparison.recipe.max_cost else [Column("Speedup", [_speedup(row) for row in rows], note=SPEEDUP)]),
+            *([] if comparison.recipe.budgets else [Column("Speedup", [_speedup(row) for row in rows], note=SPEEDUP)]),
+            Column("Latency (s)", [_seconds(row) for row in rows], note=LATENCY),
             # Without further columns it is part of the table whatever its width.
             Column("SSL+MIX+SL", [_phases(row) for row in rows], spare=bool(tasks or expected)),
             *expected,
         ],
-        _diverged(rows),
+        [*_busy(comparison), *_diverged(rows)],
     )
 
 
@@ -50,6 +54,7 @@ def sweep_listing(sweep: Sweep) -> Table:
             ),
             Column("Method", [row.label for row in rows], words=True),
             *_accuracies(rows, _tasks(rows)),
+            Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST),
             Column("Latency (s)", [_seconds(row) for row in rows], note=LATENCY),
             Column("Speedup", [_speedup(row) for row in rows], spare=True, note=SPEEDUP),
         ],
@@ -127,6 +132,34 @@ def _accuracy(row: Row) -> str:
     return row.accuracy.format(2, 100) + (f", {len(row.diverged)} diverged" if row.diverged else "")
 
 
+def _seed_counts(rows: Sequence[Row]) -> list[Column]:
+    """How many seeds each mean is of, where they differ."""
+    counts = [str(row.seeds) for row in rows]
+    return [Column("Seeds", counts)] if len(set(counts)) > 1 and not any(row.diverged for row in rows) else []
+
+
+def _operations(rows: Sequence[Row]) -> list[Column]:
+    """Floating-point operations, in the unit that the largest number is of."""
+    largest = max((row.flops or 0 for row in rows), default=0)
+    if not largest:
+        return []
+    exponent, unit = next((e, u) for e, u in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (0, "")) if largest >= 10**e)
+    return [
+        Column(
+            f"{unit}FLOPs", ["" if row.flops is None else f"{row.flops / 10**exponent:.3g}" for row in rows], spare=True
+        )
+    ]
+
+
+def _busy(comparison: Comparison) -> list[str]:
+    """A sentence on a machine that did something else too, if it did: latencies say little then."""
+    runs = [run for run in comparison.runs.values() if run.cpu_seconds]
+    wall, own = sum(run.seconds for run in runs), sum(run.cpu_seconds or 0 for run in runs)
+    if not own or wall < _BUSY * own or describe_environment()["machine"]["gpu"]:
+        return []
+    return [f"Latencies say little: wall time is {wall / own:.1f} times CPU time ({own:.0f} s in all): machine busy."]
+
+
 def _seconds(row: Row) -> str:
     return "" if row.seconds is None else row.seconds.format(1)
 
@@ -150,7 +183,7 @@ def _diverged_points(sweep: Sweep) -> list[str]:
 def _speedup(row: Row) -> str:
     if row.speedup is None:
         return ""
-    return "baseline" if row.is_baseline else f"{row.speedup.format(2)}x"
+    return "baseline" if row.is_baseline else f"{row.speedup:.2f}x"
 
 
 def _phases(row: Row) -> str:

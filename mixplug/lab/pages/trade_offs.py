@@ -10,24 +10,27 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from mixplug.lab.pages.styles import method_styles
-from mixplug.lab.runs.results import Comparison
+from mixplug.lab.runs.mean_std import MeanStd
+from mixplug.lab.runs.results import Comparison, Row
 
 FRONTIER = "frontier"
 
 
 def pareto(comparison: Comparison) -> Figure:
-    """Accuracy against training latency, mean and standard deviation, and the frontier."""
+    """Accuracy against cost (latency where one is not known), mean and standard deviation, and the frontier."""
     figure = Figure(figsize=(8.4, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     styles = method_styles(comparison.recipe, {m: comparison.of(m)[0] for m in comparison.recipe.methods})
     rows = comparison.rows()
+    known = have_costs(rows)
     for row in rows:
-        if row.accuracy is None or row.seconds is None:  # all its runs diverged
+        if row.accuracy is None:  # all its runs diverged
             continue
+        place = place_of(row, known)
         axes.errorbar(
-            row.seconds.mean,
+            place.mean,
             100 * row.accuracy.mean,
-            xerr=row.seconds.deviation or None,
+            xerr=place.deviation or None,
             yerr=100 * (row.accuracy.deviation or 0) or None,
             fmt=styles[row.method].marker,
             color=styles[row.method].colour,
@@ -37,15 +40,33 @@ def pareto(comparison: Comparison) -> Figure:
             markersize=7,
             label=row.label,
         )
-    draw_frontier(axes, [(row.seconds.mean, 100 * row.accuracy.mean) for row in rows if row.seconds and row.accuracy])
+    draw_frontier(axes, [(place_of(row, known).mean, 100 * row.accuracy.mean) for row in rows if row.accuracy])
     axes.set_xlim(left=0)
-    axes.set_xlabel("training latency (s)")
+    axes.set_xlabel(axis_title(known))
     axes.set_ylabel("test accuracy (%)")
     axes.grid(alpha=0.25)
     figure.legend(
         *legend_of(axes), fontsize=8, loc="outside right upper", frameon=False, title=of_seeds(len(comparison.seeds))
     )
     return figure
+
+
+def have_costs(rows: Iterable[Row]) -> bool:
+    """Whether all methods know what they cost, so that one axis can be theirs."""
+    return all(row.cost is not None for row in rows if row.accuracy is not None)
+
+
+def place_of(row: Row, known: bool) -> MeanStd:
+    """What a method takes: its cost if ``known``, else its latency."""
+    if known and row.cost is not None:
+        return MeanStd(row.cost, None)
+    assert row.seconds is not None, "rows without a finished run have no place"
+    return row.seconds
+
+
+def axis_title(known: bool) -> str:
+    """Of an axis of :func:`place_of`."""
+    return "cost (forward passes of the plain encoder for each training image)" if known else "training latency (s)"
 
 
 def legend_of(axes: Axes) -> tuple[list[Any], list[str]]:

@@ -2,7 +2,10 @@
 
 They stand for full key paths of a recipe:
 
-- ``epochs=50``: ``ssl_duration=50ep`` and ``sl_duration=50ep``. An algorithm with durations of its own keeps them.
+- ``epochs=50``: ``ssl_duration=50ep`` and ``sl_duration=50ep``, in place of a budget that the recipe names. An
+  algorithm with durations of its own keeps them.
+- ``cost=100``, ``flops=1e15``, ``minutes=5``: what each run may cost, as ``max_cost``, ``max_flops`` or
+  ``max_minutes``, in place of any other budget.
 - ``fraction=0.1``: ``data.fraction=0.1``; ``batch_size=32``: ``data.batch_size=32``.
 - ``lr=1e-3``: that argument of the recipe's optimizer, and of those that methods have of their own.
 - ``alpha=0.1``: that argument of every MixTraining and JointLoss. A schedule stays: with it the method is another one.
@@ -20,7 +23,10 @@ from typing import Any
 
 from mixplug.checks import check_choice, check_int, check_real, match_case
 
-SHORT = ("epochs", "fraction", "batch_size", "lr", "alpha", "rho")
+BUDGETS = {"cost": "max_cost", "flops": "max_flops", "minutes": "max_minutes"}
+"""What limits a run in place of its durations, by its short key."""
+
+SHORT = ("epochs", *BUDGETS, "fraction", "batch_size", "lr", "alpha", "rho")
 """The short keys that are no keys of a recipe."""
 
 APPLIED_LAST = ("lr", "alpha", "rho")
@@ -46,7 +52,10 @@ def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
     """
     if key == "epochs":
         duration = f"{check_int('epochs', value, 1)}ep"
-        return {"ssl_duration": duration, "sl_duration": duration}
+        return {"ssl_duration": duration, "sl_duration": duration, **_without_budgets(recipe)}
+    if key in BUDGETS:
+        # One that is null is no budget: the name of what was given is what messages are about.
+        return {BUDGETS[key]: value, **_without_budgets(recipe, BUDGETS[key])}
     if key in ("fraction", "batch_size"):
         return {f"data.{key}": value}
     if key == "lr":
@@ -70,6 +79,11 @@ def expand(recipe: Mapping[Any, Any], key: str, value: Any) -> dict[str, Any]:
             f"name the full key, such as methods.KEY.algorithms.0.MixTraining.{key}"
         )
     return changes
+
+
+def _without_budgets(recipe: Mapping[Any, Any], kept: str = "") -> dict[str, None]:
+    """Null for each budget that the recipe names but ``kept``."""
+    return {name: None for name in BUDGETS.values() if name != kept and recipe.get(name) is not None}
 
 
 def _rates(recipe: Mapping[Any, Any], lr: float) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from mixplug.lab.recipes.files import (
     read,
     resolved,
 )
-from mixplug.lab.recipes.overrides import DEFAULT_OPTIMIZER, SHORT
+from mixplug.lab.recipes.overrides import BUDGETS, DEFAULT_OPTIMIZER, SHORT
 from mixplug.lab.recipes.types import keys_of, type_at, wants_text, without_none, words_for
 from mixplug.schedules.phases import exact_ratio
 
@@ -144,6 +144,9 @@ class Recipe:
             neighbours), 'knn200', 'linear'. Of runs without supervised learning the first is the accuracy.
         max_cost: What a run may cost, in forward passes of the plain encoder for each training image: each method's
             durations, in epochs, are stretched or cut to it in their proportions. Null for the durations as they are.
+        max_flops: The same in floating-point operations of its passes over the encoder, all images.
+        max_minutes: The same as the cost that the method which is slowest for its cost reaches in so many minutes of
+            this machine, found by timed steps before the first run (:mod:`mixplug.lab.studies.budget`).
         expect: What others report of these methods, to be shown in the comparison's table; null for nothing.
     """
 
@@ -172,6 +175,8 @@ class Recipe:
     pictures: int = 6
     expect: Optional[ExpectConfig] = None  # noqa: UP045
     max_cost: Optional[float] = None  # noqa: UP045
+    max_flops: Optional[float] = None  # noqa: UP045
+    max_minutes: Optional[float] = None  # noqa: UP045
     probes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -190,8 +195,13 @@ class Recipe:
             check_int(name, value, 0)
         if self.first_seed + self.seeds > 2**32:
             raise RecipeError(f"first_seed and seeds must stay below 2**32, got {self.first_seed} and {self.seeds}")
-        if self.max_cost is not None:
-            check_real("max_cost", self.max_cost, 0, float("inf"), low_open=True, high_open=True)
+        for name in self.budgets:
+            check_real(name, getattr(self, name), 0, float("inf"), low_open=True, high_open=True)
+        if len(self.budgets) > 1:
+            raise RecipeError(
+                f"{' and '.join(self.budgets)} are budgets, of which a run has one; set the others to null, or give "
+                f"{' or '.join(f'{short}=' for short in BUDGETS)} on the command line, which stands in their place"
+            )
         check_choice("task_epoch", self.task_epoch, ("longest", "shortest"))
         check_choice("decay", self.decay, ("all", "weights"))
         for probe in self.probes:
@@ -239,6 +249,11 @@ class Recipe:
                 )
         if self.tasks:
             raise RecipeError("ssl_data.same=true is for one data set, and there are several tasks; name its dataset")
+
+    @property
+    def budgets(self) -> list[str]:
+        """The names of the budgets that limit runs in place of their durations."""
+        return [name for name in BUDGETS.values() if getattr(self, name) is not None]
 
     def task_data(self) -> dict[str, DataConfig]:
         """The data of each task: ``data`` with what the task has of its own."""

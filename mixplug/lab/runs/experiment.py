@@ -182,7 +182,9 @@ class Experiment:
             task_accuracies={
                 task: float(state.eval_metric_values[f"{self._accuracy}/{task}"]) for task in self.inputs.tasks if task
             },
-            cost=self.cost if cost is None else cost,
+            cost=(cost := self.cost if cost is None else cost),
+            flops=None if cost is None else cost * self.run_cost.encoder_flops * self.inputs.labelled_images,
+            test_images=None if len(self.inputs.tasks) > 1 else self.inputs.summary["data"]["test_images"],
             unit_costs=unit_costs or self._unit_costs,
             reconstruction=self._reconstruct(getattr(self.model, "ssl_objective", None)),
         )
@@ -402,13 +404,26 @@ def _plan_run(
     cost = RunCost(
         model.module, algorithms, inputs.shape, recipe.data.batch_size, plan, inputs.ssl_share, recipe.model.backbone
     )
-    if recipe.max_cost is not None:
+    if recipe.budgets:
         if unit is not TimeUnit.EPOCH:
-            raise ValueError(f"max_cost is for durations in epochs, got {recipe.sl_duration!r}; leave it out")
-        plan = cost.plan_of(recipe.max_cost, plan)
+            raise ValueError(
+                f"{recipe.budgets[0]} is for durations in epochs, got {recipe.sl_duration!r}; leave it out"
+            )
+        plan = cost.plan_of(_max_cost(recipe, cost, inputs.labelled_images), plan)
         if switch is not None:
             switch.ssl_duration, switch.sl_duration = Time(plan.e_ssl, unit), Time(plan.e_sl, unit)
     return plan, Time(plan.total, unit), cost
+
+
+def _max_cost(recipe: Recipe, cost: RunCost, images: int) -> float:
+    if recipe.max_flops is not None:
+        return recipe.max_flops / (cost.encoder_flops * images)
+    if recipe.max_cost is None:
+        raise ValueError(
+            f"max_minutes={recipe.max_minutes:g} becomes a cost by timed steps in compare, sweep, train and show "
+            f"alone; give max_cost here"
+        )
+    return recipe.max_cost
 
 
 class ModelDescription(Callback):

@@ -18,7 +18,16 @@ from mixplug.lab.runs.results import RunResult
 from mixplug.objectives import Reconstruction
 
 _LATER: dict[str, dict[str, Any]] = {
-    "": {"max_cost": None, "probes": [], "decay": "all", "task_epoch": "longest", "callbacks": [], "imports": []},
+    "": {
+        "max_cost": None,
+        "max_flops": None,
+        "max_minutes": None,
+        "probes": [],
+        "decay": "all",
+        "task_epoch": "longest",
+        "callbacks": [],
+        "imports": [],
+    },
     "model": {"backbone": ""},
     "data": {"labels": None, "per_class": None, "drop_last": False},
     "ssl_data": {"same": False, "epoch": "data"},

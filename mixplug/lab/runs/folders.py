@@ -14,6 +14,9 @@ from mixplug.lab.recipes.files import RecipeError, shipped_recipes
 STARTED = "started.json"
 """What a folder of results holds as long as it is unfinished: what is to be run there."""
 
+BUDGET = "budget.json"
+"""What cost stands for the minutes of a folder's runs."""
+
 HISTORY = "history.json"
 """What a finished training leaves last."""
 
@@ -69,11 +72,18 @@ def check_out(out: Path, kind: str = "") -> None:
         raise RecipeError(f"{out} holds a {there}, and a {kind} cannot go to the same folder; choose another --out")
 
 
-def clear_out(out: Path) -> None:
-    """Remove what mixplug left of a training, a comparison or a sweep in a folder, and nothing else."""
+def clear_out(out: Path, keep: Sequence[str] = ()) -> None:
+    """Remove what mixplug left of a training, a comparison or a sweep in a folder, and nothing else.
+
+    Args:
+        out: The folder.
+        keep: Names of files that stay.
+    """
     for folder in [*_points_of(out), out]:
         for pattern in _LEFT:
             for path in folder.glob(pattern):
+                if path.name in keep:
+                    continue
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
@@ -85,6 +95,7 @@ def clear_out(out: Path) -> None:
 
 _LEFT = (
     STARTED,
+    BUDGET,
     "results.json",
     HISTORY,
     "table.md",

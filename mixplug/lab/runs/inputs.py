@@ -47,11 +47,15 @@ class Inputs:
     statistics: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
     @property
+    def labelled_images(self) -> int:
+        """Images of a pass over the labelled ones; of several tasks the longest's."""
+        return max(part["training_images"] for key, part in self.summary.items() if key != "ssl_data")
+
+    @property
     def ssl_share(self) -> float:
         """Images of a pass for self-supervised learning for each labelled image of one."""
         own = self.summary.get("ssl_data")
-        labelled = max(part["training_images"] for key, part in self.summary.items() if key != "ssl_data")
-        return 1.0 if own is None else own["training_images"] / labelled
+        return 1.0 if own is None else own["training_images"] / self.labelled_images
 
 
 def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:

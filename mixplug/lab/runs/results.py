@@ -31,6 +31,10 @@ class RunResult:
         probes: The accuracy of each probe of the recipe on the encoder's frozen features.
         unit_costs: By phase what a unit of it costs, as ``cost``; empty where that is not known.
         diverged: The batch whose loss was NaN or infinite, from 0; None where none was.
+        flops: Floating-point operations of the training, counted, by what its passes over the encoder cost; None where
+            that is not known.
+        cpu_seconds: CPU time of the process while it trained, evaluation excluded; None where it is not known.
+        test_images: How many images accuracy is of; None where it is of several tasks, or an older version's.
     """
 
     accuracy: float
@@ -46,6 +50,9 @@ class RunResult:
     probes: dict[str, float] = field(default_factory=dict)
     unit_costs: dict[str, float] = field(default_factory=dict)
     diverged: int | None = None
+    flops: float | None = None
+    cpu_seconds: float | None = None
+    test_images: int | None = None
 
     def __post_init__(self) -> None:
         """JSON has no NaN."""
@@ -69,11 +76,13 @@ class Row:
         tasks: The accuracy of each task, where there are several.
         probes: The accuracy of each probe on frozen features.
         seconds: Training latency, evaluation excluded; None where all runs diverged.
-        speedup: Latency of the SSL+SL with the same objective over this one's, seed by seed; None for a method
-            that has no such baseline.
+        speedup: Cost of the SSL+SL with the same objective over this one's; None for a method that has no such
+            baseline, or where the costs are not known.
         lengths: Units in each phase.
         unit: 'ep' or 'ba'.
         cost: Forward passes of the plain encoder for each training image; None where it is not known.
+        flops: Floating-point operations of a training; None where they are not known.
+        seeds: How many runs did not diverge.
         is_baseline: Whether this is the SSL+SL that speedups are over.
         diverged: The batch at which each run that diverged did, by its seed.
     """
@@ -84,10 +93,12 @@ class Row:
     tasks: dict[str, MeanStd]
     probes: dict[str, MeanStd]
     seconds: MeanStd | None
-    speedup: MeanStd | None
+    speedup: float | None
     lengths: dict[str, int]
     unit: str
     cost: float | None
+    flops: float | None
+    seeds: int
     is_baseline: bool
     diverged: dict[int, int] = field(default_factory=dict)
 
@@ -106,12 +117,16 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of each method."""
-        return self.recipe.all_seeds()
+        """All seeds; a method may lack some where they were added to others until the order was decided."""
+        return sorted({seed for _, seed in self.runs})
 
     def of(self, method: str) -> list[RunResult]:
         """The runs of a method, by seed."""
-        return [self.runs[method, seed] for seed in self.seeds]
+        return list(self.by_seed(method).values())
+
+    def by_seed(self, method: str) -> dict[int, RunResult]:
+        """The run of each seed that a method was trained with."""
+        return {seed: run for seed in self.seeds if (run := self.runs.get((method, seed))) is not None}
 
     def finished(self, method: str) -> list[RunResult]:
         """The runs of a method that did not diverge, by seed."""
@@ -137,11 +152,8 @@ class Comparison:
 
     def _row(self, method: str) -> Row:
         all_runs, runs, baseline = self.of(method), self.finished(method), self.baseline_of(method)
-        speedups = []
-        if baseline is not None:
-            pairs = zip(self.of(baseline), all_runs, strict=True)
-            speedups = [b.seconds / r.seconds for b, r in pairs if b.diverged is None and r.diverged is None]
         any_run = (runs or all_runs)[0]
+        over = None if baseline is None else next((run.cost for run in self.finished(baseline)), None)
         return Row(
             method,
             self.recipe.methods[method].label,
@@ -149,12 +161,14 @@ class Comparison:
             {task: MeanStd.of(run.task_accuracies[task] for run in runs) for task in any_run.task_accuracies},
             {probe: MeanStd.of(run.probes[probe] for run in runs) for probe in any_run.probes},
             MeanStd.of(run.seconds for run in runs) if runs else None,
-            MeanStd.of(speedups) if speedups else None,
+            over / any_run.cost if over and any_run.cost else None,
             any_run.lengths,
             any_run.unit,
             any_run.cost,
+            any_run.flops,
+            len(runs),
             baseline == method,
-            {seed: r.diverged for seed, r in zip(self.seeds, all_runs, strict=True) if r.diverged is not None},
+            {seed: run.diverged for seed, run in self.by_seed(method).items() if run.diverged is not None},
         )
 
 

@@ -1,4 +1,4 @@
-"""A recipe's methods side by side: accuracy, training latency, speedup.
+"""A recipe's methods side by side: accuracy, cost, and a verdict.
 
 Each finished run is written at once (see :mod:`mixplug.lab.runs.files`), and what an unfinished one goes on from as
 often as costs little (see :mod:`mixplug.lab.runs.resumption`): an interrupted comparison started again goes on where it
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mixplug.algorithms.trainer.divergence import DivergedError
-from mixplug.checks import counted
+from mixplug.checks import check_int, counted
 from mixplug.lab.pages.curves import curves
 from mixplug.lab.pages.figures import save_figure, write_curves, write_pareto
 from mixplug.lab.pages.pictures import reconstructions
@@ -25,12 +25,14 @@ from mixplug.lab.recipes.schema import Recipe, RecipeError, to_plain
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.runs.files import check_data, load_run, save_run, write
-from mixplug.lab.runs.folders import STARTED, check_out, clear_out, with_out
+from mixplug.lab.runs.folders import BUDGET, STARTED, check_out, clear_out, with_out
 from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.interruption import GO_ON, naming_run, saying_what_is_kept
 from mixplug.lab.runs.progress import Progress
 from mixplug.lab.runs.results import Comparison, RunResult
 from mixplug.lab.runs.resumption import Unfinished
+from mixplug.lab.studies.budget import with_cost_for_minutes
+from mixplug.lab.studies.verdict import judge, verdict_content, verdict_lines
 
 Announce = Callable[[str], None]
 
@@ -44,11 +46,15 @@ def compare(
     checked: bool = False,
     epochs: Announce | None = None,
     overwrite: bool = False,
+    max_seeds: int | None = None,
 ) -> Comparison:
     """Run every method of ``recipe`` with every seed, and leave results, table and pictures in ``out``.
 
     Seeds are the outer loop: on a machine whose speed drifts, the methods of a seed drift together. A run that diverges
     is marked, and the others go on.
+
+    With ``max_seeds`` seeds are added to the best method and to those that may be as good, until none may be or there
+    are as many (:mod:`mixplug.lab.studies.verdict`); intervals stay valid though it is looked after each.
 
     Args:
         recipe: What to compare.
@@ -59,17 +65,22 @@ def compare(
         checked: Whether every method is known to build, and every image to be sound.
         epochs: Called with a line at the end of each epoch.
         overwrite: Start anew: what ``out`` holds of another comparison is removed.
+        max_seeds: The most seeds of a method, those of the recipe at least; None for the recipe's.
 
     Raises:
+        ValueError: ``max_seeds`` is below the recipe's seeds, or these are fewer than 2 where some are added.
         RecipeError: ``out`` holds runs of other settings or data, or a sweep.
         NotADirectoryError: ``out`` is a file.
         Interrupted: by Ctrl-C or a signal; it says what was kept.
     """
     check_out(out, "comparison")
+    if max_seeds is not None:
+        check_int("max_seeds", max_seeds, max(2, recipe.seeds))
+    recipe = with_cost_for_minutes(recipe, out, announce, progress, overwrite)
     if overwrite:
         check_methods(recipe)
         check_images([(recipe, recipe.all_seeds())], announce)
-        clear_out(out)
+        clear_out(out, keep=(BUDGET,))
     cells = cells_of(recipe)
     try:
         runs = {cell: load_run(recipe, *cell, out) for cell in cells}
@@ -97,10 +108,12 @@ def compare(
         return f"{out} keeps {done} of {counted(len(cells), 'run')}{part}; {GO_ON}"
 
     with saying_what_is_kept(kept):
+        # Seeds are added to the list while it is gone through.
         for number, cell in enumerate(cells, start=1):
-            if runs[cell] is None:
+            if runs.setdefault(cell, load_run(recipe, *cell, out)) is None:
                 label = f"{recipe.methods[cell[0]].label}, seed {cell[1]}"
                 name = f"[{number}/{len(cells)}] {label}"
+                unfinished.setdefault(cell, Unfinished.of(recipe, *cell, out))
                 with naming_run(name):
                     experiment = Experiment(
                         recipe,
@@ -119,10 +132,36 @@ def compare(
                 unfinished[cell].remove()
                 runs[cell], experiment = result, None
                 announce(f"{name}: {says}")
-    finished = Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None})
-    _write_outputs(finished, out, command)
+            if max_seeds is not None and number == len(cells):
+                cells += next_seeds(_finished(recipe, runs), max_seeds)
+    finished = _finished(recipe, runs)
+    _write_outputs(finished, out, command, looking=max_seeds is not None)
     (out / STARTED).unlink(missing_ok=True)
     return finished
+
+
+def next_seeds(comparison: Comparison, max_seeds: int) -> list[tuple[str, int]]:
+    """The runs that may decide which method is best: the next seed of each that may be.
+
+    Args:
+        comparison: The finished runs.
+        max_seeds: The most seeds of a method.
+
+    Returns:
+        Methods and seeds; none where the order is decided, or every method in question has as many seeds.
+    """
+    verdict = judge(comparison, looking=True)
+    if verdict is None or verdict.is_decided:
+        return []
+    methods = [method for method in comparison.recipe.methods if method in (verdict.leader, *verdict.in_question)]
+    first, have = comparison.recipe.first_seed, {method: len(comparison.of(method)) for method in methods}
+    # Those that were thought beaten, and may be best now, have to catch up.
+    wanted = min(max_seeds, max(have.values()) + (len(set(have.values())) == 1))
+    return [(method, first + n) for n in range(wanted) for method in methods if n >= have[method]]
+
+
+def _finished(recipe: Recipe, runs: Mapping[tuple[str, int], RunResult | None]) -> Comparison:
+    return Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None})
 
 
 def run_to_its_end(experiment: Experiment) -> tuple[RunResult, str]:
@@ -156,14 +195,16 @@ def expected_runs(recipe: Recipe) -> dict[str, Any]:
     return {"description": recipe.description, "runs": runs}
 
 
-def summary(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as primitives: recipe, table and every run."""
+def summary(comparison: Comparison, looking: bool = False) -> dict[str, Any]:
+    """A comparison as primitives: recipe, table, verdict and every run."""
     runs = [
         {"method": method, "seed": seed, **result.numbers()}
         for (method, seed), result in sorted(comparison.runs.items())
     ]
     table = [dataclasses.asdict(row) for row in comparison.rows()]
-    return {"recipe": to_plain(comparison.recipe), "table": table, "runs": runs}
+    verdict = judge(comparison, looking)
+    said = verdict_content(verdict, verdict_lines(comparison, verdict))
+    return {"recipe": to_plain(comparison.recipe), "table": table, "verdict": said, "runs": runs}
 
 
 def named(progress: Progress | None, name: str) -> Progress | None:
@@ -176,10 +217,11 @@ def prefixed(announce: Announce, name: str) -> Announce:
     return lambda line: announce(f"{name}: {line}")
 
 
-def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
-    content = {"kind": "comparison", "command": command, **describe_environment(), **summary(comparison)}
+def _write_outputs(comparison: Comparison, out: Path, command: str, looking: bool) -> None:
+    content = {"kind": "comparison", "command": command, **describe_environment(), **summary(comparison, looking)}
     write(out / "results.json", json.dumps(content, indent=1))
-    write(out / "table.md", comparison_table(comparison).markdown(measured(comparison)))
+    said = verdict_lines(comparison, judge(comparison, looking))
+    write(out / "table.md", comparison_table(comparison).markdown(*said, measured(comparison)))
     save_figure(pareto(comparison), out / "pareto.png")
     write_pareto(comparison, out / "pareto.csv")
     labels = {m: config.label for m, config in comparison.recipe.methods.items()}
@@ -192,7 +234,7 @@ def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
     shown = {
         comparison.recipe.methods[m].label: r
         for m in comparison.recipe.methods
-        if (r := comparison.runs[m, first].reconstruction) is not None
+        if (r := comparison.by_seed(m)[first].reconstruction) is not None
     }
     if shown:
         save_figure(reconstructions(shown), out / "reconstructions.png")

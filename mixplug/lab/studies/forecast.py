@@ -115,8 +115,7 @@ def _costs(experiment: Experiment) -> dict[str, tuple[float, float]]:
         return {}
     data = experiment.recipe.data
     epochs = experiment.max_duration.unit.value == "ep"
-    images = max(part["training_images"] for key, part in experiment.inputs.summary.items() if key != "ssl_data")
-    images = images if epochs else data.batch_size
+    images = experiment.inputs.labelled_images if epochs else data.batch_size
     return {
         span.phase.value: (
             span.length * cost.passes[span.phase],

@@ -23,7 +23,7 @@ from mixplug.lab.runs.mean_std import MeanStd
 
 _PICTURES = {
     "accuracy.png": "Accuracy against what was swept",
-    "pareto.png": "Accuracy against training latency",
+    "pareto.png": "Accuracy against cost",
     "curves.png": "Losses and accuracy over the run",
     "reconstructions.png": "Reconstructions of test images",
 }
@@ -63,7 +63,7 @@ def report(folders: Sequence[Path], out: Path) -> Path:
     for section in sections.values():
         for copy, picture in section.pictures.items():
             shutil.copyfile(picture, out / copy)
-    titles = ("Section", "What", "Data", "Seeds", "Best accuracy (%)", "Its latency (s)")
+    titles = ("Section", "What", "Data", "Seeds", "Best accuracy (%)", "Its cost")
     overview = _table(titles, [section.line for section in sections.values()], words=(0, 1, 2, 4))
     page = out / "report.md"
     parts = ["# Report", overview, *(section.page for section in sections.values())]
@@ -92,12 +92,12 @@ def _finished(folder: Path, anchor: str, path: Path) -> _Section:
         if not rows:
             raise ValueError("its table is empty")
         trained = [(name, row) for name, row in rows if row["accuracy"] is not None]
-        accuracy, latency = "all runs diverged", ""
+        accuracy, cost = "all runs diverged", ""
         if trained:
             name, best = max(trained, key=lambda pair: pair[1]["accuracy"]["mean"])
             which = _escape(", ".join(filter(None, (best["label"], name))))
             accuracy = f"{MeanStd(**best['accuracy']).format(2, 100)} ({which})"
-            latency = MeanStd(**best["seconds"]).format(1)
+            cost = "" if best["cost"] is None else f"{best['cost']:.0f}"
         what = f"comparison of {counted(len(rows), 'method')}"
         if "points" in content:
             swept = {key: dict.fromkeys(text_of(p["values"][key]) for p in points) for key in points[0]["values"]}
@@ -109,7 +109,7 @@ def _finished(folder: Path, anchor: str, path: Path) -> _Section:
             _escape(f"{', '.join(datasets)}, fraction {', '.join(fractions)}"),
             str(recipes[0]["seeds"]),
             accuracy,
-            latency,
+            cost,
         )
         # Below the table stand the processor and two versions; here the rest of what it was measured with.
         software = ", ".join(f"{package} {version}" for package, version in content["versions"].items())

@@ -18,11 +18,12 @@ from mixplug.lab.recipes.grid import GridPoint, grid_points, read_points
 from mixplug.lab.recipes.schema import Recipe, RecipeError
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.files import copy_run, load_run, run_paths, settings_of, write
-from mixplug.lab.runs.folders import STARTED, check_out, clear_out, command_line, with_out
+from mixplug.lab.runs.folders import BUDGET, STARTED, check_out, clear_out, command_line, with_out
 from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.interruption import GO_ON, saying_what_is_kept
 from mixplug.lab.runs.progress import Progress
 from mixplug.lab.runs.results import Point, Sweep
+from mixplug.lab.studies.budget import with_cost_for_minutes
 from mixplug.lab.studies.compare import (
     Announce,
     cells_of,
@@ -69,7 +70,10 @@ def sweep(
     """
     check_out(out, "sweep")
     grid = grid_points(arguments)
-    recipes = read_points(recipe, grid)
+    recipes = [
+        with_cost_for_minutes(one, out / point.folder, prefixed(announce, point.label), progress, overwrite)
+        for point, one in zip(grid, read_points(recipe, grid), strict=True)
+    ]
     command = command_line("sweep", recipe, arguments)
     trained: dict[Identity, Path] = {}
     if overwrite:
@@ -78,7 +82,7 @@ def sweep(
         trained = _found(grid, recipes, out)
     check_images([(one, one.all_seeds()) for one in recipes], announce)
     if overwrite:
-        clear_out(out)
+        clear_out(out, keep=(BUDGET,))
     out.mkdir(parents=True, exist_ok=True)
     write(out / STARTED, json.dumps(_expected(grid, recipes, with_out(command, out)), indent=1))
     points: list[Point] = []

@@ -15,12 +15,13 @@ from mixplug.lab.recipes.schema import Recipe, RecipeError, to_plain
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.runs.files import settings_differences, settings_of, write
-from mixplug.lab.runs.folders import HISTORY, STARTED, check_out, clear_out
+from mixplug.lab.runs.folders import BUDGET, HISTORY, STARTED, check_out, clear_out
 from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.interruption import GO_ON, naming_run, saying_what_is_kept
 from mixplug.lab.runs.progress import Progress
 from mixplug.lab.runs.results import RunResult
 from mixplug.lab.runs.resumption import Unfinished
+from mixplug.lab.studies.budget import with_cost_for_minutes
 from mixplug.lab.studies.compare import Announce, check_method
 
 
@@ -62,12 +63,16 @@ def train(
     """
     check_choice("method", method, recipe.methods)
     check_out(out, "training")
+    if recipe.max_minutes is not None:
+        alone = dataclasses.replace(recipe, methods={method: recipe.methods[method]})
+        alone = with_cost_for_minutes(alone, out, announce, progress, overwrite)
+        recipe = dataclasses.replace(alone, methods=recipe.methods)
     run = {"method": method, "seed": seed, "checkpoints": checkpoints, **settings_of(recipe, method)}
     unfinished = Unfinished(out / "unfinished", run)
     if overwrite:
         check_method(recipe, method)
         check_images([(recipe, [seed])], announce)
-        clear_out(out)
+        clear_out(out, keep=(BUDGET,))
     try:
         finished = _finished(out, run)
         unfinished.check()

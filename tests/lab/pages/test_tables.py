@@ -50,13 +50,35 @@ def test_a_table_that_is_too_wide_leaves_spare_columns_to_the_file():
     assert table.fitted(1).notes == ["Remark.", f"In table.md too: {'b' * 10}, {'c' * 10}."]
 
 
-def test_six_columns_without_expectations():
+def test_columns_without_expectations_accuracy_and_cost_first():
     table = comparison_table(fake_comparison())
-    assert titles(table) == ["Method", "Accuracy (%)", "Cost", "Latency (s)", "Speedup", "SSL+MIX+SL"]
+    assert titles(table) == ["Method", "Accuracy (%)", "Cost", "GFLOPs", "Speedup", "Latency (s)", "SSL+MIX+SL"]
     (note,) = table.notes
-    assert note.endswith("Latency: training, evaluation excluded. Speedup: over the SSL+SL with the same objective.")
-    assert table.rows[0] == ("SL", "50.75 ± 0.07", "", "0.1 ± 0.0", "", "0+0+2 ep")
+    assert note.endswith("SSL+SL with the same objective. Latency: training, evaluation excluded.")
+    assert table.rows[0] == ("SL", "50.75 ± 0.07", "6", "6", "", "0.1 ± 0.0", "0+0+2 ep")
+    assert table.rows[2] == ("MixTraining", "50.85 ± 0.07", "9", "9", "1.33x", "0.2 ± 0.0", "1+1+1 ep")
     assert "over 2 seeds" in measured(fake_comparison())
+
+
+def test_at_equal_cost_there_is_no_speedup():
+    assert "Speedup" not in titles(comparison_table(fake_comparison("cost=10")))
+
+
+def test_a_busy_machine_is_said_to_be_one():
+    compared = fake_comparison()
+    assert not comparison_table(compared).remarks
+    for run in compared.runs.values():
+        run.cpu_seconds = run.seconds / 3.8
+    (remark,) = comparison_table(compared).remarks
+    assert "wall time is 3.8 times CPU time" in remark
+
+
+def test_seeds_are_counted_where_methods_have_different_ones():
+    compared = fake_comparison()
+    del compared.runs["sl", 1]
+    table = comparison_table(compared)
+    assert column(table, "Seeds") == ["1", "2", "2"]
+    assert column(table, "Accuracy (%)")[0] == "50.70"
 
 
 def test_what_others_report_beside_ours():
@@ -103,18 +125,18 @@ def test_the_methods_of_a_sweep_side_by_side():
     assert table.rows == [
         (
             "50", "56.05 ± 0.07", "5.0 ± 0.0", "61.05 ± 0.07", "10.1 ± 0.1", "58.55 ± 0.07", "7.5 ± 0.1",
-            "1.33 ± 0.00x",
+            "1.33x",
         ),
         (
             "100", "61.05 ± 0.07", "10.1 ± 0.1", "71.05 ± 0.07", "20.1 ± 0.1", "66.05 ± 0.07", "15.1 ± 0.1",
-            "1.33 ± 0.00x",
+            "1.33x",
         ),
     ]  # fmt: skip
 
 
 def test_a_sweep_in_lines():
     table = sweep_listing(fake_sweep("epochs=50,100", "fraction=0.1"))
-    assert titles(table) == ["epochs", "Method", "Accuracy (%)", "Latency (s)", "Speedup"]
+    assert titles(table) == ["epochs", "Method", "Accuracy (%)", "Cost", "Latency (s)", "Speedup"]
     assert column(table, "epochs") == ["50", "", "", "100", "", ""]
     assert column(table, "Method") == ["SL", "SSL+SL", "MixTraining"] * 2
 

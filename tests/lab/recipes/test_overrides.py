@@ -220,3 +220,24 @@ def test_methods_that_are_given_come_before_what_is_to_be_written_into_them():
 def test_a_misspelt_short_key(argument, hint):
     with pytest.raises(RecipeError, match=re.escape(hint)):
         load_recipe(TINY, [argument])
+
+
+@pytest.mark.parametrize(("short", "full"), [("cost", "max_cost"), ("flops", "max_flops"), ("minutes", "max_minutes")])
+def test_a_budget_stands_in_place_of_any_other(short, full):
+    recipe = load_recipe("digits", [f"{short}=7"])
+    assert recipe.budgets == [full]
+    assert getattr(recipe, full) == 7
+    with pytest.raises(RecipeError, match=rf"both set {full}"):
+        load_recipe(TINY, [f"{short}=7", f"{full}=8"])
+
+
+def test_epochs_stand_in_place_of_a_budget():
+    assert load_recipe("digits", ["epochs=7"]).budgets == []
+    assert load_recipe("digits").budgets == ["max_cost"]
+
+
+def test_two_budgets_are_refused():
+    with pytest.raises(
+        RecipeError, match=r"max_cost and max_minutes are budgets, of which a run has one.*cost= or flops="
+    ):
+        load_recipe(TINY, ["max_cost=7", "max_minutes=8"])

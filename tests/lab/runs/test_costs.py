@@ -81,11 +81,19 @@ def test_the_same_cost_is_more_epochs_with_dropout():
     assert drop.cost == pytest.approx(60, rel=0.06)
 
 
+def test_operations_are_a_cost_times_the_images():
+    sl = experiment("sl", "max_cost=60")
+    flops = 60 * sl.run_cost.encoder_flops * 45
+    assert experiment("mix", f"max_flops={flops}").plan == experiment("mix", "max_cost=60").plan
+
+
 def test_a_run_of_a_cost_trains_that_long():
     made = Experiment(load_recipe(TINY, ["max_cost=12", "pictures=0"]), "mix", 0)
     result = made.run()
     assert sum(result.lengths.values()) == made.plan.total
     assert result.cost == made.cost <= 12
+    assert result.flops == pytest.approx(result.cost * made.run_cost.encoder_flops * 45)
+    assert result.test_images == 898
 
 
 @pytest.mark.parametrize(
@@ -94,6 +102,8 @@ def test_a_run_of_a_cost_trains_that_long():
         (["max_cost=0.001"], "max_cost must be at least"),
         (["max_cost=0"], r"max_cost must be a number in \(0, inf\)"),
         (["max_cost=20", "ssl_duration=9ba", "sl_duration=9ba"], "max_cost is for durations in epochs"),
+        (["max_flops=-1"], r"max_flops must be a number in \(0, inf\)"),
+        (["max_minutes=3"], "max_minutes=3 becomes a cost by timed steps in compare, sweep, train and show alone"),
     ],
 )
 def test_bad_costs(overrides, says):

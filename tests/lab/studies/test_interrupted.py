@@ -298,3 +298,40 @@ def test_several_processes_are_refused(monkeypatch, capsys, tmp_path: Path):
     assert main(["compare", str(TINY), "--out", str(tmp_path / "out")]) == 2
     assert "mixplug compare runs in one process, and was started as one of 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_seeds_are_added_until_the_order_is_decided(tmp_path, fake, capsys):
+    """Fake runs are as good as they are long, and equally so with each seed."""
+    recipe, command = ["compare", str(TINY), "pictures=0"], ["--until-decided", "--max-seeds"]
+    out = ["--out", str(tmp_path / "long")]
+    assert main([*recipe, "epochs=100", *command, "9", *out]) == 0
+    added = [cell for cell in fake.trained if cell[1] > 1]
+    assert added
+    assert {method for method, _ in added} == {"sl", "ssl_sl", "mix"}
+    assert max(seed for _, seed in added) < 8
+    assert "Verdict: SSL+SL is best" in capsys.readouterr().out
+    content = json.loads((tmp_path / "long" / "results.json").read_text())
+    assert content["verdict"]["decided"]
+    assert content["verdict"]["intervals"] == "confidence sequence"
+    fake.trained.clear()
+    assert main([*recipe, "epochs=100", *command, "9", *out]) == 0
+    assert not fake.trained, "all are there"
+
+
+def test_seeds_are_added_until_there_are_enough(tmp_path, fake, capsys):
+    out = ["--out", str(tmp_path)]
+    assert main(["compare", str(TINY), "pictures=0", "--until-decided", "--max-seeds", "3", *out]) == 0
+    assert {seed for _, seed in fake.trained} == {0, 1, 2}
+    assert "Verdict: undecided" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max-seeds", "4"], "--max-seeds is the limit of --until-decided; give both"),
+        (["--until-decided", "--max-seeds", "1"], "max_seeds must be a whole number of at least 2, got 1"),
+    ],
+)
+def test_bad_limits_of_seeds(tmp_path, capsys, words, says):
+    assert main(["compare", str(TINY), *words, "--out", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err

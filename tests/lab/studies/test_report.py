@@ -72,11 +72,11 @@ def test_a_mixed_page(folders, tmp_path):
     text = page(folders, tmp_path, "one", "epochs", "half", "half_sweep")
     lines = text.splitlines()
     assert lines[2:9] == [
-        "| Section | What | Data | Seeds | Best accuracy (%) | Its latency (s) |",
+        "| Section | What | Data | Seeds | Best accuracy (%) | Its cost |",
         "| --- | --- | --- | ---: | --- | ---: |",
-        "| [one](#one) | comparison of 3 methods | digits, fraction 0.05 | 2 | 50.95 ± 0.07 (SSL+SL) | 0.2 ± 0.0 |",
+        "| [one](#one) | comparison of 3 methods | digits, fraction 0.05 | 2 | 50.95 ± 0.07 (SSL+SL) | 12 |",
         "| [epochs](#epochs) | sweep over epochs (50, 100) | cifar10, fraction 0.1 | 2 | "
-        "71.05 ± 0.07 (SSL+SL, epochs=100) | 20.1 ± 0.1 |",
+        "71.05 ± 0.07 (SSL+SL, epochs=100) | 600 |",
         "| [half](#half) | comparison of 3 methods |  |  | unfinished: 4 of 6 runs |  |",
         "| [half\\_sweep](#half_sweep) | sweep of 2 points |  |  | unfinished: 3 of 6 runs |  |",
         "",
