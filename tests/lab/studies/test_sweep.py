@@ -246,8 +246,16 @@ def test_one_curve_a_method_through_the_swept_values():
         assert [x for x, _ in points] == sorted(x for x, _ in points)
         assert len(points) == 3
     assert [text.get_text() for text in axes.texts] == ["2", "4", "8"] * 3
-    assert axes.containers[0].has_xerr
     assert axes.containers[0].has_yerr
+    assert axes.get_xlabel().startswith("cost")
+
+
+def test_a_trade_off_is_against_latency_where_a_cost_is_not_known():
+    finished = fake_sweep("epochs=4,2,8")
+    finished.points[0].comparison.runs["mix", 0].cost = finished.points[0].comparison.runs["mix", 1].cost = None
+    (axes,) = trade_off(finished).axes
+    assert axes.get_xlabel() == "training latency (s)"
+    assert axes.containers[0].has_xerr
 
 
 def test_numbers_have_an_axis_of_numbers():
