@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mixplug.checks import counted, expand_home
@@ -73,18 +74,12 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
             f"{shared[0]} is, by a link, a folder of the training images: accuracy on them says nothing about new ones",
             stacklevel=2,
         )
-    empty, unseen = (_lacking(images, names) for images in (training, evaluation))
-    if empty:
+    if empty := _lacking(training.labels, names):
         raise FileNotFoundError(
             f"{folder / empty[0]} holds no images ({', '.join(IMG_EXTENSIONS)}), so its class could not be learned; "
             f"add some or take the folder away"
         )
-    if unseen:
-        warnings.warn(
-            f"{held_out} has no images of {len(unseen)} of the {len(names)} classes of {folder} "
-            f"({', '.join(unseen[:5])}{' ...' if len(unseen) > 5 else ''}): accuracy says nothing about these",
-            stacklevel=2,
-        )
+    warn_of_untested(evaluation.labels, names, str(held_out), str(folder))
     return training, evaluation, tuple(names)
 
 
@@ -243,9 +238,19 @@ def _images_of(tree: _Tree, classes: dict[str, int], size: int | None, key: str)
     return FileImages(paths, torch.tensor(labels), size, key)
 
 
-def _lacking(images: FileImages, names: list[str]) -> list[str]:
+def warn_of_untested(labels: Tensor, names: list[str], test: str, train: str) -> None:
+    """Say which of the classes ``names`` of the training images ``train`` the test images of ``test`` are none of."""
+    if unseen := _lacking(labels, names):
+        warnings.warn(
+            f"{test} has no images of {len(unseen)} of the {len(names)} classes of {train} "
+            f"({', '.join(unseen[:5])}{' ...' if len(unseen) > 5 else ''}): accuracy says nothing about these",
+            stacklevel=3,
+        )
+
+
+def _lacking(labels: Tensor, names: list[str]) -> list[str]:
     """The classes without an image."""
-    present = set(images.labels.tolist())
+    present = set(labels.tolist())
     return [name for number, name in enumerate(names) if number not in present]
 
 
