@@ -143,7 +143,7 @@ class FileImages:
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width, of the first image (its file's header) where no size is given."""
-        return 3, *(_size_of(self.paths[0]) if self.size is None else (self.size, self.size))
+        return 3, *(size_of(self.paths[0]) if self.size is None else (self.size, self.size))
 
     def subset(self, index: Tensor) -> FileImages:
         """The images that ``index`` ``(n,)`` names, in its order."""
@@ -319,7 +319,7 @@ def _orientation(file: Image.Image) -> int:
         return 1
 
 
-def _size_of(path: Path) -> tuple[int, int]:
+def size_of(path: Path) -> tuple[int, int]:
     """Height and width of an image once upright, from its file's header."""
     (width, height), turned = _opened(path, lambda file: (file.size, _orientation(file) in (5, 6, 7, 8)))
     return (width, height) if turned else (height, width)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from mixplug.checks import check_choice, counted, expand_home, match_case
-from mixplug.data.folders import shown_root, warn_of_untested
+from mixplug.data.folders import refuse_unknown_classes, shown_root, warn_of_untested
 from mixplug.data.images import FileImages
 from mixplug.data.options import ImageOptions, LabelledOptions
 
@@ -64,12 +64,7 @@ def read_table(options: LabelledOptions, key: str = "data") -> tuple[FileImages,
         raise ValueError(f"{file} has no rows of the split 'test': accuracy is measured on them; add some")
     classes = {name: number for number, name in enumerate(names)}
     for line, row in test:
-        if row.label not in classes:
-            raise ValueError(
-                f"{file}, line {line}: the class {row.label!r} of a test image is that of no training image (they have "
-                f"{len(names)} classes: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}); mend the label, or "
-                f"add such rows of the split 'train'"
-            )
+        refuse_unknown_classes(f"{file}, line {line}", [row.label], classes)
     training, evaluation = (
         FileImages(
             tuple(row.path for _, row in part),
@@ -115,13 +110,13 @@ def write_table(path: Path, rows: Iterable[TableRow]) -> None:
 
 
 def read_lines(
-    file: Path, find: Callable[[str], Path], path_names: Sequence[str] = ("path",), *, needs_split: bool = True
+    file: Path, folders: Sequence[Path], path_names: Sequence[str] = ("path",), *, needs_split: bool = True
 ) -> list[tuple[int, TableRow]]:
     """The rows of a CSV file with their line numbers, each a file of its own that is there.
 
     Args:
         file: The CSV file, in UTF-8, with a header.
-        find: The file that a path of the table stands for, to be looked for.
+        folders: What paths that are not absolute are relative to: the first of them where there is such a file.
         path_names: What the column of paths may be called.
         needs_split: Whether there must be a column 'split'; without one it is empty, and images without a label are
             'unlabelled'.
@@ -140,7 +135,7 @@ def read_lines(
             places = _places(file, next(reader, []), path_names, needs_split)
             for fields in reader:
                 if fields:
-                    rows.append((reader.line_num, _row(f"{file}, line {reader.line_num}", fields, places, find)))
+                    rows.append((reader.line_num, _row(f"{file}, line {reader.line_num}", fields, places, folders)))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not in UTF-8 ({error}); save it as CSV in UTF-8") from error
     except csv.Error as error:
@@ -149,7 +144,7 @@ def read_lines(
         ) from error
     if not rows:
         raise ValueError(f"{file} has a header and no rows; add a line for each image")
-    _check_files(file, rows)
+    _check_files(file, rows, folders)
     return rows
 
 
@@ -160,7 +155,7 @@ def _rows_of(options: ImageOptions, key: str) -> tuple[Path, list[tuple[int, Tab
             f"{shown_root(options.root, key)} is no file; of an image_table it is the path of a CSV file with the "
             f"columns {','.join(COLUMNS)}"
         )
-    return file, read_lines(file, lambda path: file.parent / expand_home(path))
+    return file, read_lines(file, [file.parent])
 
 
 def _places(file: Path, header: list[str], path_names: Sequence[str], needs_split: bool) -> dict[str, int]:
@@ -180,7 +175,7 @@ def _places(file: Path, header: list[str], path_names: Sequence[str], needs_spli
     return places
 
 
-def _row(where: str, fields: list[str], places: dict[str, int], find: Callable[[str], Path]) -> TableRow:
+def _row(where: str, fields: list[str], places: dict[str, int], folders: Sequence[Path]) -> TableRow:
     if len(fields) != places[""]:
         raise ValueError(
             f"{where} has {counted(len(fields), 'field')} and the header {places['']}; put what holds a comma between "
@@ -189,8 +184,10 @@ def _row(where: str, fields: list[str], places: dict[str, int], find: Callable[[
     path, label = fields[places["path"]], fields[places["label"]].strip()
     if not path:
         raise ValueError(f"{where}: the path is empty; name the image's file, or take the line away")
+    candidates = [folder / expand_home(path) for folder in folders]
+    image = next((candidate for candidate in candidates[:-1] if candidate.is_file()), candidates[-1])
     if "split" not in places:
-        return TableRow(find(path), label, "" if label else "unlabelled")
+        return TableRow(image, label, "" if label else "unlabelled")
     split = match_case(fields[places["split"]].strip(), SPLITS)
     check_choice(f"{where}: split", split, SPLITS)
     if split == "unlabelled" and label:
@@ -200,10 +197,10 @@ def _row(where: str, fields: list[str], places: dict[str, int], find: Callable[[
         )
     if split != "unlabelled" and not label:
         raise ValueError(f"{where}: an image of the split {split!r} has no label; give it one, or write unlabelled")
-    return TableRow(find(path), label, split)
+    return TableRow(image, label, split)
 
 
-def _check_files(file: Path, rows: list[tuple[int, TableRow]]) -> None:
+def _check_files(file: Path, rows: list[tuple[int, TableRow]], folders: Sequence[Path]) -> None:
     """Refuse images that are not there, and one by two paths, links among them."""
     missing, seen = [], dict[tuple[int, int], tuple[int, TableRow]]()
     for line, row in rows:
@@ -225,5 +222,6 @@ def _check_files(file: Path, rows: list[tuple[int, TableRow]]) -> None:
         line, path = missing[0]
         raise FileNotFoundError(
             f"{file}, line {line}: there is no file {str(path)!r}; {len(missing)} of {counted(len(rows), 'file')} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. Paths are absolute or relative to the table's folder"
+            f"{'is' if len(missing) == 1 else 'are'} missing; paths must be absolute or relative to "
+            f"{' or '.join(str(folder.absolute()) for folder in folders)}"
         )

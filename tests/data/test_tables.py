@@ -80,7 +80,7 @@ def test_what_is_written_is_read_again(tmp_path):
         rows.append(TableRow(path.resolve(), "ça, va" if number % 2 else "", "train" if number % 2 else "unlabelled"))
     file = tmp_path / "table" / "t.csv"
     write_table(file, rows)
-    assert [row for _, row in read_lines(file, lambda path: file.parent / path)] == rows
+    assert [row for _, row in read_lines(file, [file.parent])] == rows
     assert "\ndeep/x.png," in file.read_text("utf-8")
     assert str(rows[-1].path) in file.read_text("utf-8")
     with pytest.raises(ValueError, match="not in UTF-8; rename the file"):
@@ -148,7 +148,7 @@ def test_a_table_out_of_a_spreadsheet(tmp_path):
         (
             HEADER + "a.png,cat,train\nb.png,dog,train\nc.png,cow,test\n",
             ValueError,
-            "line 4: the class 'cow' .*cat, dog",
+            "line 4 has the class 'cow', which the training images lack .*cat, dog",
         ),
     ],
 )
