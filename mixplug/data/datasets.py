@@ -24,8 +24,9 @@ from mixplug.checks import (
 )
 from mixplug.data.cache import ByteBoundedCache
 from mixplug.data.folders import read_folder, read_unlabelled, shown_root
-from mixplug.data.images import FileImages, MemoryImages, Pipeline, file_stamps
+from mixplug.data.images import FileImages, MemoryImages, Pipeline, channels_first, file_stamps
 from mixplug.data.loaders import ImageLoader
+from mixplug.data.medmnist import MEDMNIST, OTHER_TASKS, medmnist_file, read_medmnist
 from mixplug.data.options import OF_FILES, ImageOptions, LabelledOptions
 from mixplug.data.subsets import draw, draw_labels, draw_per_class
 from mixplug.data.tables import read_table, read_unlabelled_table
@@ -129,7 +130,7 @@ _TORCHVISION = {
     "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw/*", 10, (0.2860,), (0.3530,)),
 }
 
-DATASETS = ("digits", *_TORCHVISION, *OF_FILES, "noise")
+DATASETS = ("digits", *_TORCHVISION, *MEDMNIST, *OF_FILES, "noise")
 
 
 def load_dataset(
@@ -149,7 +150,8 @@ def load_dataset(
         ValueError: an unknown data set, an option out of range, one that this data set does not have, or training and
             test images of different sizes.
         FileNotFoundError: the data is not there; the message says how to get it.
-        OSError: torchvision could not fetch it.
+        OSError: it could not be fetched.
+        ImportError: it is MedMNIST's, to be fetched, and the package medmnist is not there.
 
     Example:
         >>> load_dataset("digits", fraction=0.1).shape
@@ -243,6 +245,11 @@ def _options(
             raise TypeError(f"{key} has no option {name!r}{did_you_mean(name, names)}; it has {names}")
     more = more if fraction is None else {"fraction": fraction, **more}
     given = replace(images, **more) if isinstance(images, kind) else kind(**{"dataset": images, **more})
+    if (other := OTHER_TASKS.get(str(given.dataset).casefold())) is not None:
+        raise ValueError(
+            f"{key}.dataset={given.dataset!r} {other}, and models here choose one class for an image; use one of "
+            f"{list(MEDMNIST)}"
+        )
     given = replace(given, dataset=check_choice(f"{key}.dataset", match_case(given.dataset, DATASETS), DATASETS))
     if not isinstance(given.root, (str, Path)) or not isinstance(given.train, str):
         raise TypeError(
@@ -257,8 +264,9 @@ def _options(
     for name, default, kinds in (("train", "train", OF_FILES[:1]), ("in_memory", None, OF_FILES)):
         if getattr(given, name) != default and given.dataset not in kinds:
             raise ValueError(f"{key}.{name} is for an {' or '.join(kinds)}, not for {given.dataset!r}; leave it out")
-    if given.download and given.dataset not in _TORCHVISION:
-        raise ValueError(f"{key}.download=true is for {list(_TORCHVISION)}, not for {given.dataset!r}; leave it out")
+    fetched = (*_TORCHVISION, *MEDMNIST)
+    if given.download and given.dataset not in fetched:
+        raise ValueError(f"{key}.download=true is for {list(fetched)}, not for {given.dataset!r}; leave it out")
     return given
 
 
@@ -280,6 +288,9 @@ def _by_name(given: ImageOptions, key: str) -> DataSplit:
     if given.dataset in _TORCHVISION:
         files = sorted(expand_home(given.root).resolve().glob(_TORCHVISION[given.dataset].files))
         stamps = (*files, *file_stamps(files))
+    elif given.dataset in MEDMNIST:
+        file = medmnist_file(given).resolve()
+        stamps = (file, *file_stamps([file]))
     split = _CACHE.get((given.dataset, stamps, given.image_size), lambda: _read_by_name(given, key))
     # What others will be given is not to be changed. (Of the training images everyone gets a copy, which is drawn.)
     assert isinstance(split.test, MemoryImages)
@@ -290,7 +301,12 @@ def _read_by_name(given: ImageOptions, key: str) -> DataSplit:
     size = given.image_size
     if given.dataset == "noise":
         return _noise(size or 32)
-    split = _digits() if given.dataset == "digits" else _from_torchvision(given, key)
+    if given.dataset in MEDMNIST:
+        train, test, names = read_medmnist(given, key)
+        half = (0.5,) * train.shape[0]
+        split = DataSplit(train, test, len(names), half, half, names=names)
+    else:
+        split = _digits() if given.dataset == "digits" else _from_torchvision(given, key)
     if size is None or split.shape[1:] == (size, size):
         return split
     assert isinstance(split.train, MemoryImages)
@@ -358,11 +374,7 @@ def _from_torchvision(given: ImageOptions, key: str) -> DataSplit:
                 f"{key}.download=true to have torchvision fetch it, set {key}.root to where it is, or use dataset: "
                 f"image_folder for a tree of image files"
             ) from error
-        images = torch.as_tensor(data.data)
-        if images.ndim == 3:  # grey
-            images = images.unsqueeze(1)
-        elif images.shape[-1] == 3:
-            images = images.permute(0, 3, 1, 2)
+        images = channels_first(torch.as_tensor(data.data))
         labels = torch.as_tensor(data.labels if hasattr(data, "labels") else data.targets, dtype=torch.long)
         parts.append(MemoryImages(images.contiguous(), labels))
     names = tuple(getattr(data, "classes", ()))

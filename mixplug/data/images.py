@@ -206,6 +206,13 @@ class FileImages:
         return DataLoader(dataset, size, sampler=sampler, num_workers=workers, drop_last=last)
 
 
+def channels_first(images: Tensor) -> Tensor:
+    """Images ``(N, H, W)``, grey, or ``(N, H, W, 3)`` as ``(N, C, H, W)``; those that have this form as they are."""
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    return images.permute(0, 3, 1, 2).contiguous() if images.shape[-1] == 3 else images
+
+
 def _do_each(do: Callable[[int], object], numbers: Sequence[int]) -> None:
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(do, numbers):
