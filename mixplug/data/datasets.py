@@ -24,10 +24,12 @@ from mixplug.checks import (
 )
 from mixplug.data.cache import ByteBoundedCache
 from mixplug.data.folders import read_folder, read_unlabelled, shown_root
-from mixplug.data.images import FileImages, MemoryImages, Pipeline, file_stamps
+from mixplug.data.images import FileImages, MemoryImages, Pipeline, channels_first, file_stamps
 from mixplug.data.loaders import ImageLoader
-from mixplug.data.options import ImageOptions, LabelledOptions
+from mixplug.data.medmnist import MEDMNIST, OTHER_TASKS, medmnist_file, read_medmnist
+from mixplug.data.options import OF_FILES, ImageOptions, LabelledOptions
 from mixplug.data.subsets import draw, draw_labels, draw_per_class
+from mixplug.data.tables import read_table, read_unlabelled_table
 
 IN_MEMORY_BYTES = 4 << 30
 """Images that take less than this as uint8 are kept in memory, unless told otherwise."""
@@ -128,7 +130,7 @@ _TORCHVISION = {
     "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw/*", 10, (0.2860,), (0.3530,)),
 }
 
-DATASETS = ("digits", *_TORCHVISION, "image_folder", "noise")
+DATASETS = ("digits", *_TORCHVISION, *MEDMNIST, *OF_FILES, "noise")
 
 
 def load_dataset(
@@ -148,7 +150,8 @@ def load_dataset(
         ValueError: an unknown data set, an option out of range, one that this data set does not have, or training and
             test images of different sizes.
         FileNotFoundError: the data is not there; the message says how to get it.
-        OSError: torchvision could not fetch it.
+        OSError: it could not be fetched.
+        ImportError: it is MedMNIST's, to be fetched, and the package medmnist is not there.
 
     Example:
         >>> load_dataset("digits", fraction=0.1).shape
@@ -159,8 +162,9 @@ def load_dataset(
         raise TypeError(f"{key}.test must be the name of a folder, or empty, got {given.test!r}")
     if given.test and given.dataset != "image_folder":
         raise ValueError(f"{key}.test is for an image_folder, not for {given.dataset!r}; leave it out")
-    if given.dataset == "image_folder":
-        training, evaluation, names = read_folder(given, key)
+    if given.dataset in OF_FILES:
+        read = read_folder if given.dataset == "image_folder" else read_table
+        training, evaluation, names = read(given, key)
         whole = DataSplit(training, evaluation, len(names), *IMAGENET_STATISTICS, names=names)
     else:
         whole = _by_name(given, key)
@@ -211,14 +215,15 @@ def load_unlabelled(
     """Load the training images of a data set and keep a random share of them, for self-supervised learning.
 
     Arguments and errors are those of :func:`load_dataset`, but an image_folder needs neither classes nor test images:
-    its images are all that lie anywhere in ``root/train``, or in ``root`` where that has no folder 'train'. It has no
-    labels to draw a stratified share by.
+    its images are all that lie anywhere in ``root/train``, or in ``root`` where that has no folder 'train'; those of an
+    image_table are the rows of the splits 'train' and 'unlabelled'. Neither has labels to draw a stratified share by.
     """
     given = _options(ImageOptions, images, fraction, key, options)
-    if given.dataset == "image_folder" and given.sampling == "stratified":
+    if given.dataset in OF_FILES and given.sampling == "stratified":
         raise ValueError(f"{key}.sampling='stratified' needs labels, which are not read here; use 'uniform'")
-    if given.dataset == "image_folder":
-        whole = UnlabelledImages(read_unlabelled(given, key), *IMAGENET_STATISTICS)
+    if given.dataset in OF_FILES:
+        read = read_unlabelled if given.dataset == "image_folder" else read_unlabelled_table
+        whole = UnlabelledImages(read(given, key), *IMAGENET_STATISTICS)
     else:
         known = _by_name(given, key)
         whole = UnlabelledImages(known.train, known.mean, known.std)
@@ -240,23 +245,28 @@ def _options(
             raise TypeError(f"{key} has no option {name!r}{did_you_mean(name, names)}; it has {names}")
     more = more if fraction is None else {"fraction": fraction, **more}
     given = replace(images, **more) if isinstance(images, kind) else kind(**{"dataset": images, **more})
+    if (other := OTHER_TASKS.get(str(given.dataset).casefold())) is not None:
+        raise ValueError(
+            f"{key}.dataset={given.dataset!r} {other}, and models here choose one class for an image; use one of "
+            f"{list(MEDMNIST)}"
+        )
     given = replace(given, dataset=check_choice(f"{key}.dataset", match_case(given.dataset, DATASETS), DATASETS))
     if not isinstance(given.root, (str, Path)) or not isinstance(given.train, str):
         raise TypeError(
-            f"{key}.root must be the path of a folder and {key}.train a name, got {given.root!r} and {given.train!r}; "
-            f"leave them out for 'data' and 'train'"
+            f"{key}.root must be the path of a folder (of an image_table: of its file) and {key}.train a name, got "
+            f"{given.root!r} and {given.train!r}; leave them out for 'data' and 'train'"
         )
     check_bool(f"{key}.download", given.download)
     if given.image_size is not None:
         check_int(f"{key}.image_size", given.image_size, 1)
     if given.in_memory is not None:
         check_bool(f"{key}.in_memory", given.in_memory)
-    if given.dataset != "image_folder":
-        for name, default in (("train", "train"), ("in_memory", None)):
-            if getattr(given, name) != default:
-                raise ValueError(f"{key}.{name} is for an image_folder, not for {given.dataset!r}; leave it out")
-    if given.download and given.dataset not in _TORCHVISION:
-        raise ValueError(f"{key}.download=true is for {list(_TORCHVISION)}, not for {given.dataset!r}; leave it out")
+    for name, default, kinds in (("train", "train", OF_FILES[:1]), ("in_memory", None, OF_FILES)):
+        if getattr(given, name) != default and given.dataset not in kinds:
+            raise ValueError(f"{key}.{name} is for an {' or '.join(kinds)}, not for {given.dataset!r}; leave it out")
+    fetched = (*_TORCHVISION, *MEDMNIST)
+    if given.download and given.dataset not in fetched:
+        raise ValueError(f"{key}.download=true is for {list(fetched)}, not for {given.dataset!r}; leave it out")
     return given
 
 
@@ -278,6 +288,9 @@ def _by_name(given: ImageOptions, key: str) -> DataSplit:
     if given.dataset in _TORCHVISION:
         files = sorted(expand_home(given.root).resolve().glob(_TORCHVISION[given.dataset].files))
         stamps = (*files, *file_stamps(files))
+    elif given.dataset in MEDMNIST:
+        file = medmnist_file(given).resolve()
+        stamps = (file, *file_stamps([file]))
     split = _CACHE.get((given.dataset, stamps, given.image_size), lambda: _read_by_name(given, key))
     # What others will be given is not to be changed. (Of the training images everyone gets a copy, which is drawn.)
     assert isinstance(split.test, MemoryImages)
@@ -288,7 +301,12 @@ def _read_by_name(given: ImageOptions, key: str) -> DataSplit:
     size = given.image_size
     if given.dataset == "noise":
         return _noise(size or 32)
-    split = _digits() if given.dataset == "digits" else _from_torchvision(given, key)
+    if given.dataset in MEDMNIST:
+        train, test, names = read_medmnist(given, key)
+        half = (0.5,) * train.shape[0]
+        split = DataSplit(train, test, len(names), half, half, names=names)
+    else:
+        split = _digits() if given.dataset == "digits" else _from_torchvision(given, key)
     if size is None or split.shape[1:] == (size, size):
         return split
     assert isinstance(split.train, MemoryImages)
@@ -356,11 +374,7 @@ def _from_torchvision(given: ImageOptions, key: str) -> DataSplit:
                 f"{key}.download=true to have torchvision fetch it, set {key}.root to where it is, or use dataset: "
                 f"image_folder for a tree of image files"
             ) from error
-        images = torch.as_tensor(data.data)
-        if images.ndim == 3:  # grey
-            images = images.unsqueeze(1)
-        elif images.shape[-1] == 3:
-            images = images.permute(0, 3, 1, 2)
+        images = channels_first(torch.as_tensor(data.data))
         labels = torch.as_tensor(data.labels if hasattr(data, "labels") else data.targets, dtype=torch.long)
         parts.append(MemoryImages(images.contiguous(), labels))
     names = tuple(getattr(data, "classes", ()))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mixplug.checks import counted, expand_home
@@ -50,13 +52,19 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
             f"{shown_root(root, key)} has no folder {train!r}; image_folder wants {root / train}/CLASS/IMAGE and "
             f"{root / (test or 'test')}/CLASS/IMAGE (set {key}.root, {key}.train and {key}.test)"
         )
-    names = _folders_in(folder)
+    names = folders_in(folder)
     if not names:
         raise FileNotFoundError(f"{folder} has no folder for each class; image_folder wants {folder}/CLASS/IMAGE")
     if len(names) < 2:
         raise ValueError(f"{folder} has one class, {names[0]!r}; there must be at least two, a folder for each")
     classes = {name: number for number, name in enumerate(names)}
-    held_out = root / test if test else _find_test(root, classes, key)
+    held_out = root / test if test else find_test(root, classes)
+    if held_out is None:
+        raise FileNotFoundError(
+            f"{shown_root(root, key)} has no test images with labels in any of {list(TEST_NAMES)}: accuracy is "
+            f"measured on them; add such a folder, with the classes of the training images, or set {key}.test to its "
+            f"name"
+        )
     if not held_out.is_dir():
         raise FileNotFoundError(f"{shown_root(root, key)} has no folder {test!r} of test images; set {key}.test")
     if held_out.resolve() == folder.resolve():
@@ -65,7 +73,7 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
             f"set {key}.test to a folder of other images",
             stacklevel=2,
         )
-    trees = _Tree(folder), _Tree(held_out)
+    trees = Tree(folder), Tree(held_out)
     training, evaluation = (_images_of(tree, classes, size, key) for tree in trees)
     shared = [trees[1].read[identity] for identity in trees[1].read if identity in trees[0].read]
     if shared and held_out.resolve() != folder.resolve():
@@ -73,18 +81,12 @@ def read_folder(options: LabelledOptions, key: str = "data") -> tuple[FileImages
             f"{shared[0]} is, by a link, a folder of the training images: accuracy on them says nothing about new ones",
             stacklevel=2,
         )
-    empty, unseen = (_lacking(images, names) for images in (training, evaluation))
-    if empty:
+    if empty := _lacking(training.labels, names):
         raise FileNotFoundError(
             f"{folder / empty[0]} holds no images ({', '.join(IMG_EXTENSIONS)}), so its class could not be learned; "
             f"add some or take the folder away"
         )
-    if unseen:
-        warnings.warn(
-            f"{held_out} has no images of {len(unseen)} of the {len(names)} classes of {folder} "
-            f"({', '.join(unseen[:5])}{' ...' if len(unseen) > 5 else ''}): accuracy says nothing about these",
-            stacklevel=2,
-        )
+    warn_of_untested(evaluation.labels, names, str(held_out), str(folder))
     return training, evaluation, tuple(names)
 
 
@@ -113,7 +115,7 @@ def read_unlabelled(options: ImageOptions, key: str = "ssl_data") -> FileImages:
         raise FileNotFoundError(
             f"{shown_root(root, key)}{inside} is no folder of images; set {key}.root and {key}.train"
         )
-    tree = _Tree(folder)
+    tree = Tree(folder)
     paths = tree.images_in(folder)
     tree.warn_of_others()
     if not paths:
@@ -127,7 +129,7 @@ def shown_root(root: str | Path, key: str) -> str:
     return f"{key}.root={str(root)!r}" + ("" if where.is_absolute() else f" ({where.absolute()})")
 
 
-class _Tree:
+class Tree:
     """A folder of images, each folder in it read once, and what of it was passed over.
 
     Args:
@@ -139,7 +141,7 @@ class _Tree:
         self.read: dict[tuple[int, int], Path] = {}
         self.other_endings: Counter[str] = Counter()
         # A link to what holds the folder would lead back into it, and on the way to images of other kinds.
-        self._around = {_identity(outer) for outer in (folder.resolve(), *folder.resolve().parents)}
+        self._around = {identity_of(outer) for outer in (folder.resolve(), *folder.resolve().parents)}
 
     def images_in(self, folder: Path) -> list[Path]:
         """The images anywhere in ``folder``, in the order of their folders' names and then their own."""
@@ -160,11 +162,11 @@ class _Tree:
 
     def entered_as(self, folder: Path) -> Path | None:
         """The path that this folder was read by already, or that holds the whole tree; None for another."""
-        identity = _identity(folder)
+        identity = identity_of(folder)
         return folder.resolve() if identity in self._around else self.read.get(identity)
 
     def _enter(self, folder: Path) -> bool:
-        identity = _identity(folder)
+        identity = identity_of(folder)
         if identity in self.read or identity in self._around:
             return False
         self.read[identity] = folder
@@ -181,9 +183,9 @@ class _Tree:
             )
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """What a folder is, by whatever path."""
-    stat = folder.stat()
+def identity_of(path: Path) -> tuple[int, int]:
+    """What a folder or file is, by whatever path."""
+    stat = path.stat()
     return stat.st_dev, stat.st_ino
 
 
@@ -196,29 +198,28 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def _folders_in(folder: Path) -> list[str]:
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in ``folder``, sorted."""
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _find_test(root: Path, classes: dict[str, int], key: str) -> Path:
-    for name in TEST_NAMES:
-        folder = root / name
+def find_test(root: Path, classes: Iterable[str]) -> Path | None:
+    """The first folder of :data:`TEST_NAMES` in ``root`` that has labels of these classes, if there is one."""
+    for folder in map(root.joinpath, TEST_NAMES):
         if (folder / ANNOTATIONS).is_file() or any((folder / label).is_dir() for label in classes):
             return folder
-    raise FileNotFoundError(
-        f"{shown_root(root, key)} has no test images with labels in any of {list(TEST_NAMES)}: accuracy is measured "
-        f"on them; add such a folder, with the classes of the training images, or set {key}.test to its name"
-    )
+    return None
 
 
-def _images_of(tree: _Tree, classes: dict[str, int], size: int | None, key: str) -> FileImages:
+def _images_of(tree: Tree, classes: dict[str, int], size: int | None, key: str) -> FileImages:
     folder = tree.folder
     annotations = folder / ANNOTATIONS
     if annotations.is_file():
-        samples, place, what = _annotated(annotations, classes), folder / "images", f"without a line in {ANNOTATIONS}"
+        samples, place = read_annotations(annotations, classes), folder / "images"
+        what = f"without a line in {ANNOTATIONS}"
     else:
-        names = _folders_in(folder)
-        _refuse_unknown_classes(folder, names, classes)
+        names = folders_in(folder)
+        refuse_unknown_classes(folder, names, classes)
         samples, place, what = [], folder, "outside of a class folder"
         for name in names:
             if (first := tree.entered_as(folder / name)) is not None:
@@ -243,13 +244,23 @@ def _images_of(tree: _Tree, classes: dict[str, int], size: int | None, key: str)
     return FileImages(paths, torch.tensor(labels), size, key)
 
 
-def _lacking(images: FileImages, names: list[str]) -> list[str]:
+def warn_of_untested(labels: Tensor, names: list[str], test: str, train: str) -> None:
+    """Say which of the classes ``names`` of the training images ``train`` the test images of ``test`` are none of."""
+    if unseen := _lacking(labels, names):
+        warnings.warn(
+            f"{test} has no images of {len(unseen)} of the {len(names)} classes of {train} "
+            f"({', '.join(unseen[:5])}{' ...' if len(unseen) > 5 else ''}): accuracy says nothing about these",
+            stacklevel=3,
+        )
+
+
+def _lacking(labels: Tensor, names: list[str]) -> list[str]:
     """The classes without an image."""
-    present = set(images.labels.tolist())
+    present = set(labels.tolist())
     return [name for number, name in enumerate(names) if number not in present]
 
 
-def _annotated(annotations: Path, classes: dict[str, int]) -> list[tuple[Path, int]]:
+def read_annotations(annotations: Path, classes: dict[str, int]) -> list[tuple[Path, int]]:
     """TinyImageNet's validation images: lines of file name, class and bounding box, with tabs between."""
     try:
         lines = annotations.read_text(encoding="utf-8").splitlines()
@@ -262,12 +273,13 @@ def _annotated(annotations: Path, classes: dict[str, int]) -> list[tuple[Path, i
             continue
         if len(fields) < 2:
             raise ValueError(f"{annotations}, line {number}: must be FILE, tab, CLASS ...; got {line!r}")
-        _refuse_unknown_classes(annotations, [fields[1]], classes)
+        refuse_unknown_classes(annotations, [fields[1]], classes)
         samples.append((annotations.parent / "images" / fields[0], classes[fields[1]]))
     return samples
 
 
-def _refuse_unknown_classes(where: Path, found: list[str], classes: dict[str, int]) -> None:
+def refuse_unknown_classes(where: Path | str, found: list[str], classes: Collection[str]) -> None:
+    """Raise where ``found`` has a class that is none of the ``classes`` of the training images."""
     unknown = [name for name in found if name not in classes]
     if unknown:
         raise ValueError(

@@ -143,7 +143,7 @@ class FileImages:
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width, of the first image (its file's header) where no size is given."""
-        return 3, *(_size_of(self.paths[0]) if self.size is None else (self.size, self.size))
+        return 3, *(size_of(self.paths[0]) if self.size is None else (self.size, self.size))
 
     def subset(self, index: Tensor) -> FileImages:
         """The images that ``index`` ``(n,)`` names, in its order."""
@@ -204,6 +204,13 @@ class FileImages:
         # New workers for each pass: those that stay go on with random numbers that no checkpoint holds.
         size, workers = pipeline.batch_size, pipeline.workers
         return DataLoader(dataset, size, sampler=sampler, num_workers=workers, drop_last=last)
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """Images ``(N, H, W)``, grey, or ``(N, H, W, 3)`` as ``(N, C, H, W)``; those that have this form as they are."""
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    return images.permute(0, 3, 1, 2).contiguous() if images.shape[-1] == 3 else images
 
 
 def _do_each(do: Callable[[int], object], numbers: Sequence[int]) -> None:
@@ -319,7 +326,7 @@ def _orientation(file: Image.Image) -> int:
         return 1
 
 
-def _size_of(path: Path) -> tuple[int, int]:
+def size_of(path: Path) -> tuple[int, int]:
     """Height and width of an image once upright, from its file's header."""
     (width, height), turned = _opened(path, lambda file: (file.size, _orientation(file) in (5, 6, 7, 8)))
     return (width, height) if turned else (height, width)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+OF_FILES = ("image_folder", "image_table")
+"""Data sets that are image files of the user's own."""
+
 
 @dataclass
 class ImageOptions:
@@ -12,21 +15,22 @@ class ImageOptions:
 
     Attributes:
         dataset: 'digits' (scikit-learn's, 8x8, nothing to download), 'cifar10', 'cifar100', 'svhn', 'fashion_mnist'
-            (torchvision's), 'image_folder', or 'noise' (random pixels and labels in CIFAR-10's shape, to measure
-            costs on).
-        root: Folder of the data: torchvision's root, or what holds an image_folder's trees.
-        download: Have torchvision fetch data that is missing.
+            (torchvision's), 'medmnist_pathmnist' and others of MedMNIST's, 'image_folder', 'image_table', or 'noise'
+            (random pixels and labels in CIFAR-10's shape, to measure costs on).
+        root: Folder of the data: torchvision's root, or what holds an image_folder's trees; of an image_table the CSV
+            file.
+        download: Have torchvision or medmnist fetch data that is missing.
         train: For an image_folder, the name of its training tree.
         image_size: Height and width to bring images to; None for their own.
         fraction: Share of the training images to keep, in (0, 1]; see :func:`mixplug.data.subsets.draw`.
         sampling: How it is drawn: 'uniform' (the paper's) or 'stratified'.
         mean: What to subtract from images in [0, 1], a number for each channel; None for the stated statistics
-            (ImageNet's for an image_folder).
+            (ImageNet's for an image_folder and an image_table, 0.5 for MedMNIST's).
         std: What to divide them by then.
         crop_padding: Pixels of black around a training image, out of which a random window is cut; 0 for none.
         flip: Mirror each training image with probability 1/2.
-        in_memory: Decode an image_folder's images once in a process and keep them as uint8; None where they take less
-            than 4 GiB. Else workers read them.
+        in_memory: Decode images of an image_folder or image_table once in a process and keep them as uint8; None where
+            they take less than 4 GiB. Else workers read them.
     """
 
     dataset: str = "digits"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,56 @@ def draw_per_class(labels: Tensor, count: int, seed: int = 0, key: str = "data")
             f"{int(names[sizes.argmin()])}, got {count}"
         )
     return _draw(labels, count * len(names), seed, "stratified", [count] * len(names))
+
+
+def split_validation(labels: Sequence[str] | Sequence[int] | Tensor, seed: int = 0, share: float = 0.2) -> Tensor:
+    """Which labelled images to hold out of training to choose by, a function of the arguments.
+
+    Classes are held out by their shares (largest remainders), at least one image of each where that many are held out,
+    and one at least stays in training: of a class with one image none is held out. Whether these are enough to choose
+    by says :func:`is_small_validation`.
+
+    Args:
+        labels: The class of each image, numbers or names; or a tensor ``(N,)``.
+        seed: Of the draw.
+        share: Share to hold out, in (0, 1).
+
+    Returns:
+        Indices ``(n,)``, ascending; empty where ``labels`` are too few.
+
+    Raises:
+        TypeError: ``share`` is not a number.
+        ValueError: it is outside of (0, 1).
+    """
+    check_real("share", share, 0, 1, low_open=True, high_open=True)
+    classes = _numbered(labels)
+    if round(len(classes) * share) < 1:
+        return torch.empty(0, dtype=torch.long)
+    held = draw(classes, share, seed, "stratified")
+    whole = [c for c in classes.unique() if (classes[held] == c).sum() == (classes == c).sum()]
+    stays = [int((classes[held] == c).nonzero()[0]) for c in whole]
+    return held[[place for place in range(len(held)) if place not in stays]].sort().values
+
+
+def is_small_validation(labels: Sequence[str] | Sequence[int] | Tensor, held_out: Tensor) -> bool:
+    """Whether images held out are too few to choose by: below 50 in all, or below 2 of a class.
+
+    Of 50 images an accuracy has a standard error of up to 7 points.
+
+    Args:
+        labels: The class of each image, as of :func:`split_validation`.
+        held_out: What that returned.
+    """
+    classes = _numbered(labels)
+    counts = torch.bincount(classes[held_out], minlength=len(classes.unique()))
+    return len(held_out) < 50 or int(counts.min()) < 2
+
+
+def _numbered(labels: Sequence[str] | Sequence[int] | Tensor) -> Tensor:
+    """Classes as numbers from 0, in their own order."""
+    plain = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    numbers = {label: number for number, label in enumerate(sorted({*plain}))}
+    return torch.tensor([numbers[label] for label in plain], dtype=torch.long)
 
 
 def _draw(labels: Tensor, kept: int, seed: int, sampling: str, counts: list[int] | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from mixplug.checks import counted
 from mixplug.data.datasets import UnlabelledImages, load_dataset, load_unlabelled
 from mixplug.data.images import FileImages, MemoryImages
 from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
-from mixplug.data.options import ImageOptions, SSLOptions
+from mixplug.data.options import OF_FILES, ImageOptions, SSLOptions
 from mixplug.lab.recipes.schema import DataConfig, Recipe
 
 
@@ -135,7 +135,8 @@ def check_images(
     known: set[Any] = set()
     for recipe, seeds in recipes:
         sections = [config for _, config in _sections(recipe).values()]
-        if "image_folder" not in [str(config.dataset).casefold() for config in (*sections, recipe.ssl_data) if config]:
+        named = {str(config.dataset).casefold() for config in (*sections, recipe.ssl_data) if config}
+        if named.isdisjoint(OF_FILES):
             continue  # the others hold no files of images
         for seed in seeds:
             settings = repr((recipe.task_data(), recipe.data, recipe.ssl_data, seed))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixplug.checks import check_choice
 from mixplug.data.batches import images_of
+from mixplug.data.options import OF_FILES
 from mixplug.lab.pages import pictures
 from mixplug.lab.recipes.objects import build, take_apart
 from mixplug.lab.recipes.schema import Recipe
@@ -138,8 +139,8 @@ def _for_one_batch(recipe: Recipe, count: int) -> Recipe:
     """The recipe with batches of ``count`` images, and files read only as they are needed."""
 
     def unread(config: Any) -> Any:
-        folder = config is not None and config.dataset == "image_folder"
-        return dataclasses.replace(config, in_memory=False) if folder else config
+        files = config is not None and str(config.dataset).casefold() in OF_FILES
+        return dataclasses.replace(config, in_memory=False) if files else config
 
     data = dataclasses.replace(unread(recipe.data), batch_size=count)
     return dataclasses.replace(recipe, data=data, ssl_data=unread(recipe.ssl_data))
