@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from importlib.util import find_spec
 
 # Processes share the cores: tiny tensors are faster on one thread, which torch reads here when it is first imported.
@@ -34,3 +36,13 @@ def _one_thread_and_default_dtype():
     torch.set_num_threads(1)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def _let_go_of_trainers():
+    """Composer's exit hooks would keep what every Trainer of every test has until the process ends."""
+    yield
+    if "composer" in sys.modules:
+        from composer.core import Engine
+
+        atexit.unregister(Engine._close)

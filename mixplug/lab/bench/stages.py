@@ -11,6 +11,7 @@ from composer.loggers import Logger
 
 from mixplug import MixupSSLData, PhaseSwitch
 from mixplug.algorithms.trainer.contract import find_in
+from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.schedules.phases import Phase, PhaseSpan
 
@@ -106,7 +107,7 @@ class MethodOnTrainer:
 
     def close(self) -> None:
         """Let go of the Trainer."""
-        self.trainer.close()
+        close_trainer(self.trainer)
 
 
 class _Steps(Callback):

@@ -29,6 +29,7 @@ from mixplug.backbones.probing import unattached_backbone
 from mixplug.checks import check_choice, import_named
 from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
+from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.costs import RunCost
 from mixplug.lab.runs.history import RunHistory
 from mixplug.lab.runs.inputs import Inputs, make_inputs
@@ -164,7 +165,7 @@ class Experiment:
         try:
             self.trainer.fit()
         finally:
-            self.trainer.close()
+            close_trainer(self.trainer)
         state = self.trainer.state
         if (joint is None or joint.stop_on_nan) and not all(p.isfinite().all() for p in self.model.parameters()):
             raise DivergedError("the last batch left weights that are not finite", state.timestamp.batch.value - 1)

@@ -22,6 +22,7 @@ from mixplug.lab.pages.styles import method_styles
 from mixplug.lab.pages.tables import comparison_table, measured
 from mixplug.lab.pages.trade_offs import pareto
 from mixplug.lab.recipes.schema import Recipe, RecipeError, to_plain
+from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.runs.files import check_data, load_run, save_run, write
@@ -186,7 +187,7 @@ def check_methods(recipe: Recipe) -> None:
 
 def check_method(recipe: Recipe, method: str) -> None:
     """Build a method, which finds all that is wrong with it short of training."""
-    Experiment(recipe, method, recipe.first_seed).trainer.close()
+    close_trainer(Experiment(recipe, method, recipe.first_seed).trainer)
 
 
 def expected_runs(recipe: Recipe) -> dict[str, Any]:

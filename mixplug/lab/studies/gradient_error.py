@@ -22,6 +22,7 @@ from mixplug.lab.pages.error_tables import error_table, stage_table
 from mixplug.lab.pages.figures import save_figure
 from mixplug.lab.pages.heat_maps import error_maps
 from mixplug.lab.recipes.schema import Recipe, to_plain
+from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment, Progress
 from mixplug.lab.runs.measured_stages import MeasuredStages
@@ -80,7 +81,7 @@ def measure_stages(
     try:
         return _measure(experiment, states, rates, patches, samples, sub_batch, budget, progress)
     finally:
-        experiment.trainer.close()
+        close_trainer(experiment.trainer)
 
 
 def _measure(

@@ -16,6 +16,7 @@ from mixplug.data.order import random_state, set_random_state
 from mixplug.lab.pages.figures import save_figure
 from mixplug.lab.pages.range_pictures import range_curve
 from mixplug.lab.recipes.schema import Recipe, to_plain
+from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment, Progress
 from mixplug.training.lr_range import (
@@ -71,7 +72,7 @@ def measure_range(
             with contextlib.suppress(_TestIsOver):
                 experiment.trainer.fit()
         finally:
-            experiment.trainer.close()
+            close_trainer(experiment.trainer)
     finally:
         set_random_state(random)
     return found_range(rates, test.losses)

@@ -13,6 +13,7 @@ from mixplug.backbones.exporting import load_weights
 from mixplug.backbones.probing import knn_accuracy, linear_probe_accuracy, unattached_backbone
 from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.recipes.schema import Recipe
+from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.runs.probes import probe_features
 
@@ -75,7 +76,7 @@ def probe(checkpoint: Path, recipe: Recipe, method: str, seed: int, k: int = 20)
         tasks = list(dict.fromkeys(result.task for result in results))
         return sorted(results, key=lambda result: tasks.index(result.task))
     finally:
-        experiment.trainer.close()
+        close_trainer(experiment.trainer)
 
 
 def probe_table(results: Sequence[Probed], k: int) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,12 @@ def test_a_last_batch_may_be_left_out():
 def test_another_decay_is_refused():
     with pytest.raises(ValueError, match=r"decay must be one of .*got 'norms'"):
         load_recipe(TINY, ["decay=norms"])
+
+
+def test_a_run_that_is_over_leaves_nothing_in_memory():
+    made = Experiment(load_recipe(TINY, ["pictures=0"]), "mix", 0)
+    model = weakref.ref(made.model)
+    made.run()
+    del made
+    gc.collect()
+    assert model() is None
