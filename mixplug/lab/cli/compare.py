@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"{recipe.description}: {methods}, {seeds}, {counted(count, 'run')}")
     with show_progress(console) as progress:
         from mixplug.lab.pages.tables import comparison_table
+        from mixplug.lab.runs.verdict import judge, verdict_lines
         from mixplug.lab.studies.compare import compare
-        from mixplug.lab.studies.verdict import judge, verdict_lines
 
         command = command_line("compare", options.recipe, options.overrides)
         how = {"epochs": make_lines(console), "overwrite": options.overwrite, "max_seeds": max_seeds}

@@ -21,6 +21,7 @@ from mixplug.lab.cli import (
     bench,
     compare,
     export,
+    fit,
     gradient_error,
     lr_range,
     plan,
@@ -36,6 +37,7 @@ from mixplug.lab.cli import (
 from mixplug.lab.cli.console import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED
 
 COMMANDS = (
+    fit,
     compare,
     sweep,
     report,

@@ -43,7 +43,7 @@ def with_cost_for_minutes(
     path = None if out is None else out / BUDGET
     cost = None if path is None or overwrite else _recorded(path, minutes)
     if cost is None:
-        cost = minutes * 60 / _seconds_of_a_pass(dataclasses.replace(recipe, max_minutes=None), progress)
+        cost = minutes * 60 / seconds_of_a_pass(dataclasses.replace(recipe, max_minutes=None), progress)
         announce(f"{minutes:g} minutes a run are a cost of {cost:.4g} on this machine as it is now")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +65,18 @@ def _recorded(path: Path, minutes: float) -> float | None:
     return cost
 
 
-def _seconds_of_a_pass(recipe: Recipe, progress: Progress | None) -> float:
-    """Of the method that takes longest for what it costs, by a plan of its proportions."""
+def seconds_of_a_pass(recipe: Recipe, progress: Progress | None = None) -> float:
+    """How long a forward pass of the plain encoder over each labelled image takes, with what belongs to it.
+
+    Of the method that takes longest for what it costs, by a plan of its proportions.
+
+    Args:
+        recipe: The recipe, with durations or a cost.
+        progress: Called as ``progress(done, total, text)`` while steps are timed.
+
+    Raises:
+        RecipeError: what a method costs cannot be counted.
+    """
     phases = forecast(recipe, progress=progress).phases
     slowest = 0.0
     for label in dict.fromkeys(phase.label for phase in phases):

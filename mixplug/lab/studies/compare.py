@@ -32,8 +32,8 @@ from mixplug.lab.runs.interruption import GO_ON, naming_run, saying_what_is_kept
 from mixplug.lab.runs.progress import Progress
 from mixplug.lab.runs.results import Comparison, RunResult
 from mixplug.lab.runs.resumption import Unfinished
+from mixplug.lab.runs.verdict import judge, verdict_content, verdict_lines
 from mixplug.lab.studies.budget import with_cost_for_minutes
-from mixplug.lab.studies.verdict import judge, verdict_content, verdict_lines
 
 Announce = Callable[[str], None]
 
@@ -55,7 +55,7 @@ def compare(
     is marked, and the others go on.
 
     With ``max_seeds`` seeds are added to the best method and to those that may be as good, until none may be or there
-    are as many (:mod:`mixplug.lab.studies.verdict`); intervals stay valid though it is looked after each.
+    are as many (:mod:`mixplug.lab.runs.verdict`); intervals stay valid though it is looked after each.
 
     Args:
         recipe: What to compare.

@@ -8,8 +8,8 @@ import pytest
 from shared.fake_runs import fake_comparison
 
 from mixplug.lab.runs.results import Comparison
+from mixplug.lab.runs.verdict import LEVEL, judge, verdict_content, verdict_lines
 from mixplug.lab.studies.compare import next_seeds
-from mixplug.lab.studies.verdict import LEVEL, judge, verdict_content, verdict_lines
 
 
 def compared(accuracies, *overrides):

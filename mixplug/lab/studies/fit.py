@@ -1,0 +1,325 @@
+"""From a folder of images to a model: a few pilots, the best method's training, and a page that says how good it is.
+
+Pilots are whole, short runs: a long one that is stopped early would be judged before its supervised phase. First every
+method is tried; then, four times as long, the better one with self-supervised learning against the better one without,
+which differ most in how they gain with time. The better of these is trained on all labelled images for the time that is
+left. Nothing that is finished is trained again: interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+
+from mixplug import export
+from mixplug.backbones.predicting import load_classifier, predict
+from mixplug.checks import check_int, check_real, counted
+from mixplug.data.discovery import FoundImages, find_labelled_images
+from mixplug.data.subsets import is_small_validation, split_validation
+from mixplug.data.tables import TableRow, write_table
+from mixplug.lab.pages.durations import duration
+from mixplug.lab.pages.fit_page import FitPage, write_page
+from mixplug.lab.pages.mistakes import Mistakes
+from mixplug.lab.recipes.schema import Recipe, RecipeError, load_recipe
+from mixplug.lab.runs.folders import clear_out
+from mixplug.lab.runs.progress import Progress
+from mixplug.lab.runs.results import Comparison
+from mixplug.lab.studies.budget import seconds_of_a_pass
+from mixplug.lab.studies.compare import Announce, compare
+from mixplug.lab.studies.fit_plan import PLAN, FitPlan
+from mixplug.lab.studies.fit_settings import (
+    MODELS,
+    PILOTS,
+    WITH_SSL,
+    WITHOUT_SSL,
+    Material,
+    fewest,
+    longest,
+    make_settings,
+)
+from mixplug.lab.studies.train import train
+
+RECIPE, IMAGES, PILOT_IMAGES, PAGE, MODEL = "recipe.yaml", "images.csv", "pilots.csv", "report.md", "model.safetensors"
+_OVERHEAD = 0.85
+"""Share of the time that goes to training; the rest to loading, evaluation and the page."""
+_MOST_SEEDS = 5
+_FLATTERING = "The method was chosen by them too, so its accuracy is a little flattering."
+_METHODS = (*WITHOUT_SSL, *WITH_SSL)
+_COST_OF_ALL = PILOTS[0] * len(_METHODS) + PILOTS[1] * 2
+"""What the pilots cost, of the last training."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of it.
+
+    Attributes:
+        method: The chosen one's label.
+        mistakes: What the exported model says of the images that it is judged by.
+        verdict: In sentences.
+        model: Its file.
+        page: The page about it.
+    """
+
+    method: str
+    mistakes: Mistakes
+    verdict: list[str]
+    model: Path
+    page: Path
+
+
+def fit(
+    images: Path,
+    out: Path,
+    labels: Path | None = None,
+    minutes: float = 20.0,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    announce: Announce = print,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Fitted:
+    """Choose a method for a folder of images, train it, export the model and write a page about it.
+
+    Args:
+        images: The folder; see :func:`mixplug.data.discovery.find_labelled_images`.
+        out: Where everything goes, made if missing.
+        labels: A table of labels, likewise.
+        minutes: How long all of it may last, on this machine as it is now.
+        overrides: ``key=value`` each, in place of what the rules of :mod:`mixplug.lab.studies.fit_settings` say.
+        seed: Of the validation split and of the first run.
+        announce: Called with a line of text.
+        progress: See :class:`mixplug.lab.runs.experiment.Experiment`.
+        overwrite: Start anew, whatever ``out`` holds of another fit.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no images.
+        ValueError: there are too few labels or minutes, or an override is wrong.
+        RecipeError: ``out`` holds a fit of other images, minutes or settings.
+    """
+    check_real("minutes", minutes, 0, float("inf"), low_open=True, high_open=True)
+    check_int("seed", seed, 0)
+    if overwrite:
+        _clear(out)
+    found = find_labelled_images(images, labels)
+    pilot_rows, rows, judged = _splits(found, seed)
+    described = [_describe(found, rows), judged]
+    plan = FitPlan(out, {"minutes": minutes, "seed": seed, "overrides": list(overrides), "images": described})
+    for line in described:
+        announce(line)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, part in ((PILOT_IMAGES, pilot_rows), (IMAGES, rows)):
+        write_table(out / name, part)
+    with plan.counting(), _naming_minutes(minutes):
+        if "cost" not in plan:
+            plan.decide(**_choose_model(found, rows, minutes, overrides, seed, out, progress))
+        width, depth, _ = plan["model"]
+        announce(
+            f"A vision transformer {width} wide and {depth} deep, {counted(plan['seeds'], 'seed')} of each pilot, and "
+            f"a last training of cost {plan['cost']:.3g}: {duration(plan['seconds'])} in all"
+        )
+    pilots: list[Comparison] = []
+    methods = list(_METHODS)
+    for number, share in enumerate(PILOTS, start=1):
+        began = plan.spent
+        with plan.counting(), _naming_minutes(minutes):
+            recipe = _read(out, PILOT_IMAGES, methods, overrides, share * plan["cost"], plan["seeds"], seed)
+            pilots.append(compare(recipe, out / f"pilots-{number}", announce, progress))
+        methods = [_best(pilots[-1], group) for group in (WITHOUT_SSL, WITH_SSL)]
+        announce(f"About {duration(max(0, plan['seconds'] - plan.spent))} left")
+        took = plan.spent - began
+    chosen = _best(pilots[-1], methods)
+    with plan.counting(), _naming_minutes(minutes):
+        if "last" not in plan:
+            growth = len(_of(rows, "train")) / len(_of(pilot_rows, "train"))
+            plan.decide(last=_last_cost(plan, pilots[-1], chosen, took, growth))
+        recipe = _read(out, IMAGES, [chosen], overrides, plan["last"], 1, seed)
+        train(recipe, chosen, seed, out / "final", progress, announce=announce)
+        export(out / "final" / "checkpoint.pt", out / MODEL)
+        mistakes = _judge_model(out / MODEL, _of(rows, "test"))
+    page = FitPage(
+        described,
+        recipe.methods[chosen].label,
+        pilots,
+        mistakes,
+        f"mixplug train {out / RECIPE} --method {chosen} --seed {seed} max_cost={plan['last']:.6g}",
+        plan.spent,
+    )
+    write_page(page, out / PAGE)
+    return Fitted(page.label, mistakes, page.verdict, out / MODEL, out / PAGE)
+
+
+def _splits(found: FoundImages, seed: int) -> tuple[list[TableRow], list[TableRow], str]:
+    """The images of the pilots and of the last training, each with those to judge by, and that in words."""
+    labelled = [row for row in found.rows if row.split in ("", "train")]
+    test, others = _of(found.rows, "test"), _of(found.rows, "unlabelled")
+    labels = [row.label for row in labelled]
+    held = split_validation(labels, seed)
+    if not len(held):
+        raise ValueError(
+            f"{found.folder} has {counted(len(labelled), 'labelled image')} of {len(found.classes)} classes, too few "
+            f"to hold some out by which methods are judged; label five at least, and two of a class"
+        )
+    out = set(held.tolist())
+    training = [row._replace(split="train") for n, row in enumerate(labelled) if n not in out]
+    validation = [row._replace(split="test") for n, row in enumerate(labelled) if n in out]
+    pilots = [*training, *validation, *others]
+    share = f"{counted(len(held), 'labelled image')} of {len(labelled)}, held out"
+    if is_small_validation(labels, held):
+        share += ", so few that close methods cannot be told apart"
+    if not test:
+        return (
+            pilots,
+            pilots,
+            f"There are no test images: pilots and the last model are judged by {share}. " + _FLATTERING,
+        )
+    last = f"the last model, trained on all, by {counted(len(test), 'test image')}"
+    rows = [*(row._replace(split="train") for row in labelled), *test, *others]
+    return pilots, rows, f"Pilots are judged by {share}; {last}."
+
+
+def _of(rows: Sequence[TableRow], split: str) -> list[TableRow]:
+    return [row for row in rows if row.split == split]
+
+
+def _describe(found: FoundImages, rows: Sequence[TableRow]) -> str:
+    counts = {split: len(_of(rows, split)) for split in ("train", "test", "unlabelled")}
+    fewest, most = min(found.classes.values()), max(found.classes.values())
+    per_class = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return (
+        f"{found.folder}: {sum(found.classes.values())} labelled images of {len(found.classes)} classes ({per_class} "
+        f"of each), {counts['test']} to test on, {counts['unlabelled']} without labels; about {found.width} x "
+        f"{found.height} pixels"
+    )
+
+
+def _choose_model(
+    found: FoundImages,
+    rows: Sequence[TableRow],
+    minutes: float,
+    overrides: Sequence[str],
+    seed: int,
+    out: Path,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The model, the cost of the last training, the seeds of the pilots, and the seconds of it all."""
+    labelled = _of(rows, "train")
+    material = Material(
+        len(labelled),
+        len(labelled) + len(_of(rows, "unlabelled")),
+        min(found.width, found.height),
+        _are_grey([row.path for row in rows[:: -(-len(rows) // 50)]]),
+        torch.cuda.is_available(),
+    )
+    description = f"{found.folder.resolve().name}: {len(found.classes)} classes, {len(labelled)} labelled images"
+    own_model = any(override.startswith("model.") for override in overrides)
+    best: dict[str, Any] = {}
+    for model in MODELS[:1] if own_model else MODELS:
+        settings = make_settings(material, model, str((out / IMAGES).resolve()), description)
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        part = out / f"{RECIPE}.part"
+        part.write_text(f"# What mixplug fit chose; see mixplug show {out / RECIPE}\n{text}", encoding="utf-8")
+        recipe = load_recipe(part, [*overrides, "cost=1e9", f"first_seed={seed}"])
+        second = seconds_of_a_pass(recipe, progress)
+        affordable = minutes * 60 * _OVERHEAD / (1 + _COST_OF_ALL) / second
+        if best and affordable < fewest(len(labelled)):
+            part.unlink()
+            break
+        part.replace(out / RECIPE)
+        cost = min(affordable, longest(material.share))
+        # What one seed of everything leaves goes to others of the pilots.
+        seeds = 1 + int((affordable / cost - 1) * (1 + _COST_OF_ALL) / _COST_OF_ALL)
+        seeds = min(_MOST_SEEDS, seeds)
+        seconds = cost * second * (1 + seeds * _COST_OF_ALL) / _OVERHEAD
+        best = {"model": model, "cost": cost, "seeds": seeds, "seconds": seconds}
+    return best
+
+
+def _read(
+    out: Path, table: str, methods: Sequence[str], overrides: Sequence[str], cost: float, seeds: int, seed: int
+) -> Recipe:
+    """The recipe with some of its methods, at a cost."""
+    own = [f"methods=[{','.join(methods)}]", f"cost={cost!r}", f"seeds={seeds}", f"first_seed={seed}"]
+    return load_recipe(out / RECIPE, [*own, f"data.root={(out / table).resolve()}", *overrides])
+
+
+def _best(comparison: Comparison, methods: Sequence[str]) -> str:
+    """The most accurate of those that were run and did not diverge."""
+    runs = {method: comparison.finished(method) for method in methods if method in comparison.recipe.methods}
+    means = {method: statistics.fmean(run.accuracy for run in found) for method, found in runs.items() if found}
+    if not means:
+        raise RecipeError(f"all runs of {', '.join(runs)} diverged; try lr=5e-4 in place of the rules' rate")
+    return max(means, key=means.__getitem__)
+
+
+def _last_cost(plan: FitPlan, pilots: Comparison, chosen: str, took: float, growth: float) -> float:
+    """What the time that is left buys, by the speed of the last pilots, and at least what one of these cost.
+
+    Args:
+        plan: The decisions before.
+        pilots: The last ones.
+        chosen: The method.
+        took: Seconds of them all, with loading and evaluation; of pilots that were there already, none.
+        growth: Labelled images of the last training for each of the pilots.
+    """
+    runs = [run for run in pilots.runs.values() if run.cost and run.diverged is None]
+    second = max(took, sum(run.seconds for run in runs)) / sum(run.cost or 0 for run in runs)
+    own = [run.seconds / (run.cost or 1) for run in pilots.finished(chosen)]
+    mean = sum(run.seconds for run in runs) / sum(run.cost or 0 for run in runs)
+    second *= growth * statistics.fmean(own) / mean
+    affordable = (plan["seconds"] - plan.spent) / second
+    return min(max(affordable, PILOTS[-1] * plan["cost"]), 1.5 * plan["cost"])
+
+
+def _judge_model(model: Path, rows: Sequence[TableRow]) -> Mistakes:
+    """What the exported model says of images that it did not learn from."""
+    classifier = load_classifier(model)
+    names = list(classifier.spec.classes[""])
+    labels = torch.tensor([names.index(row.label) for row in rows])
+    paths = tuple(row.path for row in rows)
+    (probabilities,) = predict(classifier, paths).values()
+    return Mistakes(paths, labels, probabilities, names)
+
+
+def _are_grey(paths: Sequence[Path]) -> bool:
+    """Whether all of some images have no colours."""
+    for path in paths:
+        with Image.open(path) as image:
+            red, green, blue = (torch.tensor(bytearray(band.tobytes())) for band in image.convert("RGB").split())
+        if not (torch.equal(red, green) and torch.equal(green, blue)):
+            return False
+    return True
+
+
+@contextmanager
+def _naming_minutes(minutes: float) -> Iterator[None]:
+    """Have a budget that is too small be called by the option that made it."""
+    try:
+        with warnings.catch_warnings():
+            # Phases of a few epochs have a warm-up of none, which is as it should be.
+            warnings.filterwarnings("ignore", message="The warmup duration is 0")
+            yield
+    except ValueError as error:
+        if "the shortest run costs" not in str(error):
+            raise
+        raise ValueError(f"--minutes {minutes:g} are too few: {error}; give more") from error
+
+
+def _clear(out: Path) -> None:
+    """Remove what a fit left, and nothing else."""
+    for name in (PLAN, RECIPE, IMAGES, PILOT_IMAGES, PAGE, MODEL):
+        (out / name).unlink(missing_ok=True)
+    for folder in ("pilots-1", "pilots-2", "final", "pictures"):
+        if (out / folder).is_dir():
+            clear_out(out / folder)
+    for picture in (out / "pictures").glob("*.png"):
+        picture.unlink()
