@@ -69,6 +69,7 @@ class ModelSpec:
         Raises:
             TypeError: what the name stands for makes no module, or one that Composer has wrapped.
             ValueError: there is nothing of that name, it does not take the arguments, or it gives other logits.
+            OSError: pretrained weights are asked for, and cannot be fetched or read.
         """
         args = {k: v for k, v in self.args.items() if not (trained and k in _OF_TRAINING)}
         sizes = {"in_chans": self.shape[0], "num_classes": self.outputs}
@@ -82,6 +83,12 @@ class ModelSpec:
         except (TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
             told = explain_arguments(error, "model.args")
             raise ValueError(f"model: timm cannot make {self.name!r} with {arguments}: {told}") from error
+        except OSError as error:
+            told = " ".join(str(error).split())[:300]
+            raise OSError(
+                f"model: the pretrained weights of {self.name!r} are not at hand ({told}); "
+                f"connect to the internet, or name a file of them by model.args.pretrained_cfg_overlay={{file: FILE}}"
+            ) from error
 
     def _make_own(self, args: Mapping[str, Any], sizes: Mapping[str, int]) -> nn.Module:
         make = import_object(self.name, "model.name")

@@ -12,8 +12,9 @@ from mixplug.data.datasets import DataSplit, UnlabelledImages
 from mixplug.data.images import MemoryImages
 from mixplug.lab.recipes.files import describe, shipped_name, shipped_recipes
 from mixplug.lab.recipes.schema import RecipeError, load_recipe, to_plain
-from mixplug.lab.runs.experiment import Experiment
+from mixplug.lab.runs.experiment import Experiment, make_spec
 from mixplug.lab.runs.files import settings_of
+from mixplug.lab.runs.inputs import make_inputs
 
 TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
 ROOT = Path(__file__).parents[3]
@@ -341,6 +342,7 @@ def test_every_shipped_recipe_is_valid_documented_and_trains(name, monkeypatch):
     # Two batches of each phase's parent: one of SSL, one of MIX, one of SL.
     short = ["ssl_duration=2ba", "sl_duration=2ba", "max_cost=null", "eval_interval=1dur", "pictures=1", "probes=[]"]
     recipe = load_recipe(path, [*short, "data.batch_size=2"])
+    recipe.model.args.pop("pretrained", None)  # nothing is to be fetched here
     for spec in (spec for method in recipe.methods.values() for spec in method.algorithms if isinstance(spec, dict)):
         for arguments in spec.values():
             arguments.pop("ssl_duration", None), arguments.pop("sl_duration", None)
@@ -365,6 +367,31 @@ def test_the_papers_model_is_as_appendix_a3_says():
         assert len(built.blocks) == 2
         assert built.blocks[0].attn.num_heads == 3
         assert built.mask_ratio == 0.75
+
+
+def test_pretrained_weights_reach_the_model(tmp_path):
+    args = load_recipe(TINY).model.args
+    weights = timm.create_model("vit_tiny_patch16_224", **args, num_classes=7).state_dict()
+    file = tmp_path / "weights.pth"
+    torch.save(weights, file)
+    own = ["model.args.pretrained=true", f"model.args.pretrained_cfg_overlay={{file: {file}}}"]
+    made = Experiment(load_recipe(TINY, own), "mix", 0)
+    model = made.trainer.state.model.module.state_dict()
+    other = {"patch_embed.proj.weight", "head.weight", "head.bias"}  # grey images, and classes of another data set
+    assert {name for name in model if not torch.equal(model[name], weights[name])} == other
+    grey = weights["patch_embed.proj.weight"].sum(1, keepdim=True)
+    assert torch.allclose(model["patch_embed.proj.weight"], grey, atol=1e-6)
+    file.unlink()
+    assert made_of(load_recipe(TINY, own)).make(trained=True), "an exported model needs them no more"
+    with pytest.raises(
+        OSError, match=r"pretrained weights of 'vit_tiny_patch16_224' .*pretrained_cfg_overlay=\{file: "
+    ):
+        Experiment(load_recipe(TINY, own), "mix", 0)
+    assert load_recipe("pretrained").model.args == {"pretrained": True}
+
+
+def made_of(recipe):
+    return make_spec(recipe, make_inputs(recipe, 0, torch.device("cpu")))
 
 
 def test_a_methods_own_optimizer_and_scheduler():
