@@ -6,6 +6,7 @@ from .algorithms.exact_resumption import ExactResumption as ExactResumption
 from .algorithms.fused_backbone_pass import FusedBackbonePass as FusedBackbonePass
 from .algorithms.hard_augment import HardAugment as HardAugment
 from .algorithms.joint_loss import JointLoss as JointLoss
+from .algorithms.keep_best import KeepBest as KeepBest
 from .algorithms.mixtraining import MixTraining as MixTraining
 from .algorithms.mixup_ssl_data import MixupSSLData as MixupSSLData
 from .algorithms.multi_task_classifier import MultiTaskClassifier as MultiTaskClassifier

@@ -25,6 +25,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from composer.core import Callback, DataSpec, Event, State, Time, TimeUnit, ensure_data_spec, get_precision_context
 from composer.loggers import Logger
 from composer.utils import create_interval_scheduler, dist
@@ -40,6 +41,7 @@ from mixplug.backbones.probing import (
     unattached_backbone,
 )
 from mixplug.checks import check_bool, check_int, check_real
+from mixplug.data.batches import images_of
 from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
 
 _UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE, TimeUnit.DURATION)
@@ -66,10 +68,10 @@ class _FeatureProbe(Callback):
         backbone: str | None,
         name: str,
     ) -> None:
-        self.train_data = _data("train_loader", train_loader)
-        self.test_data = None if test_loader is None else _data("test_loader", test_loader)
+        self.train_data = data_of("train_loader", train_loader)
+        self.test_data = None if test_loader is None else data_of("test_loader", test_loader)
         self._given = (train_loader, test_loader)
-        self.interval = _checked(interval)
+        self.interval = check_interval(interval)
         self.at_start = check_bool("at_start", at_start)
         self.backbone_path = backbone
         self.name = name
@@ -105,12 +107,7 @@ class _FeatureProbe(Callback):
         self._backbone = unattached_backbone(model, self.backbone_path)
         self._test = _only_evaluator(state, type(self).__name__) if self.test_data is None else self.test_data
         for data in (self.train_data, self._test):
-            if state.train_dataloader is data.dataloader:
-                raise ValueError(
-                    f"{type(self).__name__} was given the Trainer's own train_dataloader, whose passes it would "
-                    f"disturb; give it a loader of its own, of the same images without shuffling and augmentation"
-                )
-            self._extract(state, data, max_batches=1)
+            try_batch(state, self._backbone, data, type(self).__name__)
         if self.at_start and state.timestamp.batch == 0:
             self._measure(state, logger)
 
@@ -147,7 +144,7 @@ class _FeatureProbe(Callback):
             return
         self._measured_at = batch
         train, test = self._features(state)
-        logger.log_metrics({f"{self.name}/accuracy": _by_the_first_rank(lambda: self._judge(train, test))})
+        logger.log_metrics({f"{self.name}/accuracy": by_the_first_rank(lambda: self._judge(train, test))})
 
     def _judge(self, train: Features, test: Features) -> float:
         if not all(features.isfinite().all() for features, _ in (train, test)):
@@ -165,20 +162,10 @@ class _FeatureProbe(Callback):
         for probe in _probes(state):
             if probe._kept is not None and all(a is b for a, b in zip(probe._kept[0], source, strict=True)):
                 return probe._kept[1]
-        features = (
-            gather_features(*self._extract(state, self.train_data), self.train_data.dataloader),
-            gather_features(*self._extract(state, self._test), self._test.dataloader),
-        )
+        backbone, test = self._backbone, self._test
+        features = features_of(state, backbone, self.train_data), features_of(state, backbone, test)
         self._kept = (source, features)
         return features
-
-    def _extract(self, state: State, data: DataSpec, max_batches: int | None = None) -> Features:
-        def prepare(batch: Any) -> Any:
-            return data.microbatch_transforms(state.device.batch_to_device(data.batch_transforms(batch)))
-
-        assert self._backbone is not None
-        with get_precision_context(state.precision, state.precision_config, fp8_autocast_enabled=False):
-            return extract_features(self._backbone, data.dataloader, prepare=prepare, max_batches=max_batches)
 
 
 class OnlineKNN(_FeatureProbe):
@@ -281,7 +268,45 @@ def _probes(state: State) -> list[_FeatureProbe]:
     return [callback for callback in state.callbacks if isinstance(callback, _FeatureProbe)]
 
 
-def _data(name: str, loader: Any) -> DataSpec:
+def features_of(state: State, backbone: Backbone, data: DataSpec, labelled: bool = True) -> Features:
+    """Features of all images of ``data``, of all processes, in the run's precision; nothing of the run changes.
+
+    The labels are zeros where it is not ``labelled``, and batches may be images alone.
+    """
+    return gather_features(*_extract(state, backbone, data, labelled), data.dataloader)
+
+
+def try_batch(state: State, backbone: Backbone, data: DataSpec, who: str, labelled: bool = True) -> None:
+    """Extract the features of one batch for ``who``: mistakes show now rather than after hours.
+
+    Raises:
+        TypeError: a batch is no images with whole numbers.
+        ValueError: it is empty, or what the run trains on.
+    """
+    if state.train_dataloader is data.dataloader:
+        raise ValueError(
+            f"{who} was given the Trainer's own train_dataloader, whose passes it would disturb; give it a loader of "
+            f"its own, of the same images without shuffling and augmentation"
+        )
+    _extract(state, backbone, data, labelled, max_batches=1)
+
+
+def _extract(
+    state: State, backbone: Backbone, data: DataSpec, labelled: bool, max_batches: int | None = None
+) -> Features:
+    def prepare(batch: Any) -> Any:
+        batch = data.microbatch_transforms(state.device.batch_to_device(data.batch_transforms(batch)))
+        if labelled:
+            return batch
+        images = images_of(batch, "a batch")
+        return images, torch.zeros(len(images), dtype=torch.long)
+
+    with get_precision_context(state.precision, state.precision_config, fp8_autocast_enabled=False):
+        return extract_features(backbone, data.dataloader, prepare=prepare, max_batches=max_batches)
+
+
+def data_of(name: str, loader: Any) -> DataSpec:
+    """``loader``, the argument ``name``, as batches of the images and labels of one task."""
     batches = loader.dataloader if isinstance(loader, DataSpec) else loader
     if isinstance(batches, (MultiTaskLoader, MultiTaskEvalLoader)):
         raise TypeError(
@@ -300,10 +325,11 @@ def _only_evaluator(state: State, name: str) -> DataSpec:
             f"{name} without a test_loader takes the Trainer's only eval_dataloader, and this Trainer has "
             f"{len(labels)}{f', {labels}' if labels else ''}; give {name} a test_loader"
         )
-    return _data("the Trainer's eval_dataloader", state.evaluators[0].dataloader)
+    return data_of("the Trainer's eval_dataloader", state.evaluators[0].dataloader)
 
 
-def _checked(interval: str | Time) -> Time:
+def check_interval(interval: str | Time) -> Time:
+    """``interval`` as a time in epochs, batches, samples or shares of the run, above 0."""
     example = "give one such as '1ep', '100ba', '5000sp' or '0.1dur'"
     if not isinstance(interval, (str, Time)):
         raise TypeError(f"interval must be a length of time, got {interval!r}; {example}")
@@ -318,7 +344,7 @@ def _checked(interval: str | Time) -> Time:
     return time
 
 
-def _by_the_first_rank(compute: Callable[[], float]) -> float:
+def by_the_first_rank(compute: Callable[[], float]) -> float:
     """What ``compute`` gives on the first process, or its error, on all of them: they must not go apart."""
     outcome: list[Any] = [None]
     if dist.get_global_rank() == 0:

@@ -117,8 +117,8 @@ def gather_features(features: Tensor, labels: Tensor, loader: Iterable) -> Featu
 def knn_accuracy(
     train_features: Tensor,
     train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
+    test_features: Tensor | None = None,
+    test_labels: Tensor | None = None,
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
@@ -130,9 +130,9 @@ def knn_accuracy(
     Args:
         train_features: ``(N, D)``.
         train_labels: ``(N,)``, classes 0, 1, ...
-        test_features: ``(M, D)``.
-        test_labels: ``(M,)``.
-        k: Neighbours, from 1 to N.
+        test_features: ``(M, D)``; None to judge each training image by the others (leave-one-out).
+        test_labels: ``(M,)``; None as ``test_features``.
+        k: Neighbours, from 1 to N; to N - 1 where each image is judged by the others.
         temperature: Above 0; the smaller, the more the nearest count.
 
     Returns:
@@ -144,21 +144,27 @@ def knn_accuracy(
     """
     check_int("k", k, 1)
     check_real("temperature", temperature, 0, math.inf, low_open=True, high_open=True)
+    leave_one_out = test_features is None or test_labels is None
+    if test_features is None or test_labels is None:
+        test_features, test_labels = train_features, train_labels
     _check_features(train_features, train_labels, test_features, test_labels)
-    if k > len(train_labels):
+    others = len(train_labels) - leave_one_out
+    if k > others:
         raise ValueError(
-            f"k={k} neighbours of {len(train_labels)} training images: k must be at most as many; use a smaller k or "
-            f"more training images"
+            f"k={k} neighbours of {others} {'other ' if leave_one_out else ''}training images: k must be at most as "
+            f"many; use a smaller k or more training images"
         )
     train_labels, test_labels = train_labels.long(), test_labels.long()
     known = F.normalize(train_features, dim=1)
     classes = int(train_labels.max()) + 1
-    right = 0
-    for chunk, targets in zip(
-        *(part.split(max(1, _CHUNK // max(len(known), k * classes))) for part in (test_features, test_labels)),
-        strict=True,
+    right, size = 0, max(1, _CHUNK // max(len(known), k * classes))
+    for start, chunk, targets in zip(
+        range(0, len(test_labels), size), test_features.split(size), test_labels.split(size), strict=True
     ):
-        similarity, nearest = (F.normalize(chunk, dim=1) @ known.T).topk(k, dim=1)
+        similarities = F.normalize(chunk, dim=1) @ known.T
+        if leave_one_out:
+            similarities.diagonal(start).fill_(-math.inf)  # no image is its own neighbour
+        similarity, nearest = similarities.topk(k, dim=1)
         # Subtracting the largest changes no order of the votes, and none overflows.
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
         # One-hot rather than scattered: sums of scattered numbers depend on a GPU's mood.

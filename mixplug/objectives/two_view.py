@@ -143,6 +143,8 @@ class TwoView(Objective):
         compared = self.view_pairs(seen)
         embedded = self.embed_views(seen, compared)
         self.note_embeddings(embedded)
+        if "embedding_std" not in self._monitors:  # its outputs are no embeddings, as DINO's
+            self._monitors["embedding_std"] = embedding_std(features)
         self._monitors |= watch_rank(features, seen.request.position.step)
         losses = [loss.mean() for loss in self._losses(compared, embedded)]
         return self._mean_over_pairs(compared, losses)

@@ -26,6 +26,7 @@ from mixplug import (
     Compression,
     CompressionSchedule,
     HardAugment,
+    KeepBest,
     MixTraining,
     PatchScaling,
     PseudoLabels,
@@ -175,6 +176,7 @@ OWN = {
     for kind in (MixTraining, *(type(part) for part in MixTraining().parts))
 } | {
     "PseudoLabels": Neighbour(REFUSED, one(PseudoLabels), message="mixing='side_by_side'"),
+    "KeepBest": Neighbour(NOTE, one(lambda: KeepBest("rankme", loader()))),
     "TokenDropout": Neighbour(NOTE, one(lambda: TokenDropout(0.5))),
     "PatchScaling": Neighbour(NOTE, one(lambda: PatchScaling(4))),
     "SDMP": Neighbour(NOTE, {"": SDMP, "labels": lambda: SDMP(labels=True)}),

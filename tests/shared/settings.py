@@ -29,6 +29,7 @@ from mixplug import (
     FusedBackbonePass,
     HardAugment,
     JointLoss,
+    KeepBest,
     MixTraining,
     MixupSSLData,
     MultiTaskClassifier,
@@ -109,6 +110,7 @@ ROWS = [
     Row("FusedBackbonePass", lambda: [FusedBackbonePass()], slow_to_resume=True),
     Row("JointLoss", lambda: [JointLoss(0.3), FusedBackbonePass(MAE(mask="input"))], slow_to_resume=True),
     Row("ExactResumption", lambda: [ExactResumption()]),
+    Row("KeepBest", lambda: [KeepBest("ssl_loss", interval="2ba"), FusedBackbonePass()]),
     Row("MixTraining features", lambda: [MixTraining()]),
     Row("MixTraining input", lambda: [MixTraining(objective=MAE(mask="input"), reset_optimizer=True)]),
     Row(

@@ -45,6 +45,8 @@ class Stage(IntEnum):
     """Weighs the losses that are there."""
     FURTHER_LOSS = auto()
     """Adds a term to the joint loss, and takes what it is made of before the objective's pass ends."""
+    WEIGHTS = auto()
+    """Judges the weights that all others have left."""
     RESUMPTION = auto()
     """Keeps random numbers, or puts them back, when everybody else has drawn theirs."""
 
@@ -173,6 +175,19 @@ def _elapsed(state: State) -> float:
         time = state.timestamp
         share += time.batch_in_epoch.value / max(1, state.dataloader_len.value) / state.max_duration.value
     return min(1.0, share)
+
+
+def is_over(state: State) -> bool:
+    """Whether all batches of the run have been trained; the end of its last epoch may be still to come."""
+    assert state.max_duration is not None
+    length = state.max_duration
+    of_last_epoch = length.unit is TimeUnit.EPOCH and state.timestamp.epoch.value == length.value - 1
+    return state.timestamp >= length or (of_last_epoch and is_last_batch(state))
+
+
+def is_last_batch(state: State) -> bool:
+    """Whether the epoch's last batch is over, and the epoch is about to end."""
+    return state.dataloader_len is not None and state.timestamp.batch_in_epoch == state.dataloader_len
 
 
 def unwrapped_model(state: State) -> torch.nn.Module:

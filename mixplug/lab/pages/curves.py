@@ -15,7 +15,8 @@ from mixplug.lab.runs.results import RunResult
 from mixplug.schedules.phases import Phase
 
 _SHADES = {Phase.SSL: "#c9dff2", Phase.MIX: "#d9c9ea", Phase.SL: "#fbdcb4"}
-_WEIGHED = {"ssl": (Phase.SSL, Phase.MIX), "sl": (Phase.MIX, Phase.SL), "accuracy": tuple(Phase)}
+_LEARNING = (Phase.SSL, Phase.MIX)
+_WEIGHED = {"ssl": _LEARNING, "rank_me": _LEARNING, "sl": (Phase.MIX, Phase.SL), "accuracy": tuple(Phase)}
 """The phases in which a loss is trained on; what it is elsewhere means nothing."""
 
 
@@ -35,6 +36,7 @@ def curves(methods: Mapping[str, Sequence[RunResult]], styles: Mapping[str, Styl
     panels: list[tuple[str, str, str | None]] = [("accuracy", "test accuracy (%)", None), ("sl", "SL loss", None)]
     # Losses of different objectives have nothing to do with each other.
     panels += [("ssl", "SSL loss" if len(kinds) < 2 else f"SSL loss\n{kind}", kind) for kind in kinds]
+    panels.append(("rank_me", "RankMe", None))
     panels = [p for p in panels if any(curve(run, p[0]) for run in first)]
     heights = [0.3 * len(methods) + 0.2, *(2.3 for _ in panels)]
     figure = Figure(figsize=(7.5, sum(heights) + 0.6), dpi=150, layout="constrained")
@@ -81,7 +83,7 @@ def phase_at(run: RunResult, time: float) -> Phase:
 
 def curve(run: RunResult, name: str) -> list[list[float]]:
     """The points [time, value] of a history where they mean something."""
-    return [point for point in run.history[name] if phase_at(run, point[0]) in _WEIGHED[name]]
+    return [point for point in run.history.get(name, ()) if phase_at(run, point[0]) in _WEIGHED[name]]
 
 
 def _draw_phases(

@@ -89,6 +89,10 @@ PROBES = {"knn": "kNN", "knn200": "kNN, k=200", "linear": "Linear probe"}
 """What may judge an encoder, and what tables call it."""
 
 
+KEEP = ("last", "accuracy", "knn", "rankme", "ssl_loss")
+"""Which weights a run may end with: its last, or the best by a signal."""
+
+
 @dataclass
 class ExpectConfig:
     """Accuracies that somebody reports of a recipe's methods, to be shown beside ours.
@@ -142,6 +146,10 @@ class Recipe:
         pictures: How many test images to reconstruct, 0 for none.
         probes: What judges the encoder's frozen features when a run is over, on its labelled training images: 'knn' (20
             neighbours), 'knn200', 'linear'. Of runs without supervised learning the first is the accuracy.
+        keep: Which weights a run ends with: its 'last', or the best of its last phase by 'knn' or 'rankme' (both of its
+            labelled training images, in kNN each judged by the others), 'ssl_loss' or 'accuracy', measured each epoch
+            or as ``eval_interval`` says. For 'accuracy' the test images of ``data`` must be validation images: what
+            they choose they do not judge. See :class:`mixplug.KeepBest`.
         max_cost: What a run may cost, in forward passes of the plain encoder for each training image: each method's
             durations, in epochs, are stretched or cut to it in their proportions. Null for the durations as they are.
         max_flops: The same in floating-point operations of its passes over the encoder, all images.
@@ -178,6 +186,7 @@ class Recipe:
     max_flops: Optional[float] = None  # noqa: UP045
     max_minutes: Optional[float] = None  # noqa: UP045
     probes: list[str] = field(default_factory=list)
+    keep: str = "last"
 
     def __post_init__(self) -> None:
         self.device = device_name(self.device)
@@ -204,6 +213,9 @@ class Recipe:
             )
         check_choice("task_epoch", self.task_epoch, ("longest", "shortest"))
         check_choice("decay", self.decay, ("all", "weights"))
+        check_choice("keep", self.keep, KEEP)
+        if self.keep in ("knn", "rankme") and self.tasks:
+            raise RecipeError(f"keep={self.keep} is for one labelled data set, and there are {len(self.tasks)} tasks")
         for probe in self.probes:
             check_choice("probes: the probe", probe, PROBES)
         if self.ssl_data is not None:

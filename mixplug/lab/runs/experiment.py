@@ -18,7 +18,7 @@ from composer.optim import ComposerScheduler
 from composer.utils import get_device
 from torchmetrics import MetricCollection
 
-from mixplug import ExactResumption, FusedBackbonePass, JointLoss, PhaseSwitch, decay_groups
+from mixplug import ExactResumption, FusedBackbonePass, JointLoss, KeepBest, PhaseSwitch, decay_groups
 from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
 from mixplug.algorithms.phase_scheduler import PhaseScheduler
 from mixplug.algorithms.trainer.contract import find_in
@@ -33,6 +33,7 @@ from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.costs import RunCost
 from mixplug.lab.runs.history import RunHistory
 from mixplug.lab.runs.inputs import Inputs, make_inputs
+from mixplug.lab.runs.keeping import make_keep_best, measuring_interval
 from mixplug.lab.runs.probes import check_probes, judge_features, probe_features
 from mixplug.lab.runs.progress import Progress, RunProgress
 from mixplug.lab.runs.results import RunResult
@@ -87,7 +88,8 @@ class Experiment:
             import_named(module, "imports")
         self.recipe, self._seed = recipe, seed
         device = get_device(recipe.device or None)
-        self.inputs = make_inputs(recipe, seed, device.tensor_to_device(torch.empty(0)).device)
+        place = device.tensor_to_device(torch.empty(0)).device
+        self.inputs = make_inputs(recipe, seed, place)
         check_probes(recipe.probes, self.inputs)
         torch.manual_seed(seed)
         self.model = _make_classifier(recipe, self.inputs)
@@ -96,6 +98,8 @@ class Experiment:
         self.plan, self.max_duration, self.run_cost = _plan_run(
             recipe, method, self.model, self.algorithms, self.inputs
         )
+        if recipe.keep != "last":
+            self.algorithms.append(make_keep_best(recipe, seed, self.plan, self.backbone_path, place))
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
         self._history = RunHistory(self.max_duration.unit, len(self.inputs.train))
         resumed_from = None if unfinished is None else unfinished.begin(self.inputs.summary)
@@ -107,7 +111,7 @@ class Experiment:
             train_dataloader=self.inputs.train,
             eval_dataloader=self.inputs.evaluation,
             max_duration=self.max_duration,
-            eval_interval=recipe.eval_interval,
+            eval_interval=measuring_interval(recipe) if recipe.keep == "accuracy" else recipe.eval_interval,
             algorithms=[*self.algorithms, *resuming],
             optimizers=make_optimizer(recipe, method, self.model),
             schedulers=_make_scheduler(recipe, method, self.algorithms),
@@ -198,6 +202,7 @@ class Experiment:
         """What was measured, with what is known of every run."""
         timestamp, switch = self.trainer.state.timestamp, find_in(self.algorithms, PhaseSwitch)
         objective = getattr(self.model, "ssl_objective", None)
+        keeping = find_in(self.algorithms, KeepBest)
         return RunResult(
             seconds=timestamp.total_wct.total_seconds() if timestamp.total_wct else 0.0,
             lengths={span.phase.value: span.length for span in self.plan.phases},
@@ -205,6 +210,7 @@ class Experiment:
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=self._history.points(self._accuracy),
+            kept=None if keeping is None else keeping.kept,
             **measured,
         )
 

@@ -27,6 +27,7 @@ _LATER: dict[str, dict[str, Any]] = {
         "task_epoch": "longest",
         "callbacks": [],
         "imports": [],
+        "keep": "last",
     },
     "model": {"backbone": ""},
     "data": {"labels": None, "per_class": None, "drop_last": False},
@@ -150,7 +151,9 @@ def _check(result: RunResult) -> None:
     for name in ("task_accuracies", "probes"):
         if not isinstance(getattr(result, name), dict):
             raise TypeError(f"{name} are no mapping")
-    for name in ("ssl", "sl", "accuracy"):
+    if result.kept is not None and not {"signal", "value", "at"} <= set(result.kept):
+        raise ValueError(f"kept is {result.kept!r}, without signal, value and at")
+    for name in ("ssl", "sl", "accuracy", *({"rank_me"} & set(result.history))):
         points = np.array(result.history[name], dtype=float)
         if points.size and (points.ndim != 2 or points.shape[1] != 2):
             raise ValueError(f"the history of {name} is no list of [time, value]")

@@ -1,4 +1,4 @@
-"""Losses and accuracy over a run, which its checkpoints hold: a resumed run has the history of an uninterrupted one."""
+"""Losses, RankMe and accuracy over a run, which checkpoints hold: a resumed run has an uninterrupted one's history."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from composer.core import State, TimeUnit
 from composer.loggers import Logger, LoggerDestination
 
-LOSSES = ("total", "ssl", "sl")
+_MEANS = {f"loss/train/{name}": name for name in ("total", "ssl", "sl")} | {"mixtraining/rank_me": "rank_me"}
+"""What is kept as its mean over every unit: what it is called, by what it is logged as."""
 
 
 class RunHistory(LoggerDestination):
-    """Keeps each logged loss as its mean over every unit, and each evaluation.
+    """Keeps each logged loss, and the rank of features, as its mean over every unit, and each evaluation.
 
     Args:
         unit: The run's: epochs, or batches for runs in batches.
@@ -21,7 +22,7 @@ class RunHistory(LoggerDestination):
 
     def __init__(self, unit: TimeUnit, batches: int) -> None:
         self._unit, self._batches = unit, batches
-        self._losses: dict[str, dict[int, list[float]]] = {name: {} for name in LOSSES}
+        self._losses: dict[str, dict[int, list[float]]] = {name: {} for name in _MEANS.values()}
         self._metrics: dict[str, list[list[float]]] = {}
 
     def init(self, state: State, logger: Logger) -> None:
@@ -31,20 +32,20 @@ class RunHistory(LoggerDestination):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Keep what is a loss or measured on the test images."""
         for key, value in metrics.items():
-            kind, _, name = key.rpartition("/")
-            if kind == "loss/train" and name in self._losses:
-                # A training loss is logged before the clock moves on.
-                time = self._state.timestamp.get(self._unit).value + 1
+            if key in _MEANS:
+                # A loss is logged before the clock moves on, a rank after it, but within the epoch.
+                moved = key == "mixtraining/rank_me" and self._unit is TimeUnit.BATCH
+                time = self._state.timestamp.get(self._unit).value + (not moved)
                 # NaN where a phase has no such term; what diverges has no mean.
                 if math.isfinite(value):
-                    sum_and_count = self._losses[name].setdefault(time, [0.0, 0])
+                    sum_and_count = self._losses[_MEANS[key]].setdefault(time, [0.0, 0])
                     sum_and_count[0] += float(value)
                     sum_and_count[1] += 1
             elif key.startswith("metrics/eval/"):
                 self._metrics.setdefault(key.removeprefix("metrics/eval/"), []).append([self._now(), float(value)])
 
     def points(self, metric: str) -> dict[str, list[list[float]]]:
-        """By loss, and by 'accuracy' for ``metric``: each a list of [time, value]."""
+        """By loss, by 'rank_me', and by 'accuracy' for ``metric``: each a list of [time, value]."""
         history = {
             name: [[time, total / count] for time, (total, count) in sorted(sums.items())]
             for name, sums in self._losses.items()
@@ -59,7 +60,8 @@ class RunHistory(LoggerDestination):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self._losses, self._metrics = state["losses"], state["metrics"]
+        # What a checkpoint from before does not know begins with it.
+        self._losses, self._metrics = self._losses | state["losses"], state["metrics"]
 
     def _now(self) -> float:
         time = self._state.timestamp

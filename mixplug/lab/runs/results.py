@@ -24,8 +24,8 @@ class RunResult:
         cost: Forward passes of the plain encoder for each training image, counted; None where it is not known.
         objective: The objective's :attr:`mixplug.Objective.kind`, None without one.
         rho: Mix ratio, None for a method without phases.
-        history: Losses (means since the point before) and accuracy over the run: each a list of [time, value]
-            with time in ``unit``.
+        history: Losses and RankMe (means since the point before) and accuracy over the run: each a list of
+            [time, value] with time in ``unit``.
         reconstruction: Pictures of the finished model, None without an MAE.
         task_accuracies: By task, where there are several; ``accuracy`` is their average then.
         probes: The accuracy of each probe of the recipe on the encoder's frozen features.
@@ -35,6 +35,8 @@ class RunResult:
             that is not known.
         cpu_seconds: CPU time of the process while it trained, evaluation excluded; None where it is not known.
         test_images: How many images accuracy is of; None where it is of several tasks, or an older version's.
+        kept: The ``signal`` by which the weights were chosen, its ``value``, and the time that was ``at``, in ``unit``;
+            None for the last weights.
     """
 
     accuracy: float
@@ -53,6 +55,7 @@ class RunResult:
     flops: float | None = None
     cpu_seconds: float | None = None
     test_images: int | None = None
+    kept: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """JSON has no NaN."""

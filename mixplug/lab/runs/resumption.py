@@ -15,6 +15,7 @@ from composer.core import Event, State, Time, Timestamp, TimeUnit
 from composer.loggers import Logger
 from composer.utils import create_interval_scheduler
 
+from mixplug.algorithms.trainer.contract import is_last_batch, is_over
 from mixplug.lab.recipes.schema import Recipe, RecipeError
 from mixplug.lab.runs.files import data_differences, run_paths, settings_differences, settings_of, write
 
@@ -119,7 +120,7 @@ class ProgressSaver(CheckpointSaver):
             latest_filename="latest.pt",
             remote_file_name=None,
             latest_remote_file_name=None,
-            save_interval=lambda state, event: not _is_over(state) and is_due(state, event),
+            save_interval=lambda state, event: not is_over(state) and is_due(state, event),
             overwrite=True,
             num_checkpoints_to_keep=1,
         )
@@ -153,7 +154,7 @@ class ProgressSaver(CheckpointSaver):
 
     def _is_cheap(self, state: State, event: Event) -> bool:
         elapsed = time.monotonic() - self._saved_at
-        if event is Event.BATCH_CHECKPOINT and (elapsed < _LONG or _is_last_batch(state)):
+        if event is Event.BATCH_CHECKPOINT and (elapsed < _LONG or is_last_batch(state)):
             return False
         return elapsed >= _SHARE * self._cost
 
@@ -166,16 +167,3 @@ def describe_time(timestamp: Timestamp, length: Time | None) -> str:
         return f"{length.unit.name.lower()} {timestamp.get(length.unit).value} of {total}"
     within = timestamp.batch_in_epoch.value
     return f"epoch {timestamp.epoch.value}{f' and {within} batches' if within else ''} of {total}"
-
-
-def _is_over(state: State) -> bool:
-    """Nothing is left to go on with; its result is what is kept then."""
-    assert state.max_duration is not None
-    length = state.max_duration
-    of_last_epoch = length.unit is TimeUnit.EPOCH and state.timestamp.epoch.value == length.value - 1
-    return state.timestamp >= length or (of_last_epoch and _is_last_batch(state))
-
-
-def _is_last_batch(state: State) -> bool:
-    """Whether the epoch's last batch is over, and the epoch is about to end."""
-    return state.dataloader_len is not None and state.timestamp.batch_in_epoch == state.dataloader_len
