@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,10 +15,18 @@ from mixplug.backbones.selection import random_tokens
 from mixplug.schedules.phases import Phase, Position
 
 
+class _OneModule(nullcontext[None]):
+    """Takes all that is computed for one module's."""
+
+    parents = frozenset({"Global"})
+
+
 @contextmanager
 def counting_flops() -> Iterator[FlopCounterMode]:
     """Count the floating-point operations of the block: matrix products, convolutions and attention."""
     counter = FlopCounterMode(display=False)
+    # Nobody asks which module computes what, and telling it takes hooks that torch.autograd.grad refuses.
+    counter.mod_tracker = _OneModule()  # type: ignore[assignment]
     # The counter knows no attention kernel of the CPU; as plain products it is the same number everywhere.
     with sdpa_kernel(SDPBackend.MATH), counter:
         yield counter

@@ -23,6 +23,7 @@ from mixplug.objectives.joint import ALPHA, joint_loss, phase_weights
 from mixplug.schedules.phases import Phase, PhasePlan, PhaseSpan, Position
 from mixplug.schedules.shapes import Schedule
 from mixplug.training.encoder_pass import Amendment, EncoderPass
+from mixplug.training.exact_microbatches import ExactMicrobatches
 from mixplug.training.pseudo_labels import PseudoLabelLoss
 
 
@@ -58,6 +59,8 @@ class CostCounter:
         amendments: Of the passes; see :class:`mixplug.EncoderPass`. One that changes the cost of a step by stages says
             in ``changes`` on which clock and when they begin: ``('ssl', [0.0, 0.5])``.
         backbone: Dotted name of the encoder inside of the model, if it must be named.
+        exact_microbatches: Whether a loss within the batch has the whole batch's gradient from microbatches, for one
+            more pass without gradient over each image.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class CostCounter:
         alpha: Schedule = ALPHA,
         amendments: Iterable[Amendment] = (),
         backbone: str | None = None,
+        exact_microbatches: bool = False,
     ) -> None:
         self.shape, self.batch_size, self.alpha = shape, max(2, batch_size), alpha
+        self.exact_microbatches = exact_microbatches
         self._roles: dict[str, int] = {}
         # Together: a momentum encoder knows the encoder that it follows.
         self._model, self._objective, own_amendments = copy.deepcopy((model, objective, list(amendments)))
@@ -97,8 +102,13 @@ class CostCounter:
             if objective is not None:
                 objective.zero_grad()
                 objective.before_step()
-            with self._passes.watch(position) as seen:
-                logits = self._model(images)
+            exact = self._exact(position, images, weights.ssl > 0) if objective is not None else None
+            if exact is None:
+                with self._passes.watch(position) as seen:
+                    logits = self._model(images)
+            else:
+                with self._passes.backbone.watch(exact.requests[0], self._passes.amend) as seen:
+                    logits = self._model(images)
             further: list[Tensor] = []
             for amendment in self._passes.amendments:
                 if isinstance(amendment, PseudoLabelLoss):
@@ -107,11 +117,20 @@ class CostCounter:
             ssl = None
             if objective is not None and seen is not None:
                 with torch.set_grad_enabled(weights.ssl > 0):
-                    ssl = objective(seen)
+                    ssl = objective(seen) if exact is None else exact.loss_of(0, seen)
             # Any labels will do: the loss has no products.
             sl = F.cross_entropy(logits, torch.zeros_like(logits))
             sum(further, start=joint_loss(ssl, sl, weights)).backward()
         return StepCost(counter.get_total_flops() / self.batch_size, self.encoder_flops, dict(self._roles))
+
+    def _exact(self, position: Position, images: Tensor, with_gradient: bool) -> ExactMicrobatches | None:
+        """The passes before the step's own, where its loss is within the batch: for one microbatch as for several."""
+        request = self._passes.request(position) if self.exact_microbatches else None
+        if request is None or self._passes.within_batch(request) is None:
+            return None
+        return ExactMicrobatches(
+            self._passes, request, [images], lambda _: self._model(images), self._model, with_gradient
+        )
 
     def of_phases(self, plan: PhasePlan, points: int = 12) -> dict[Phase, StepCost]:
         """The mean cost of a step in each phase of ``plan``, at ``points`` positions of those that change."""

@@ -110,6 +110,32 @@ def test_a_forward_pass_costs_1_with_gradient_3_and_half_of_the_tokens_about_hal
     assert half.roles == {"shared": 1}
 
 
+@pytest.mark.parametrize("size", [BATCH, 2], ids=["one microbatch", "two"])
+@pytest.mark.parametrize("time", [0.5, 3.0, 5.0], ids=["ssl", "mix", "sl"])
+@pytest.mark.parametrize("name", ["SimCLR", "MoCoV3", "input"])
+def test_exact_microbatches(name, time, size):
+    torch.manual_seed(0)
+    model, objective = model_for(name), OBJECTIVE[name]()
+    cost = CostCounter(model, objective, SHAPE, BATCH, exact_microbatches=True).at(PLAN.position(time))
+    training = Training(model, PLAN, objective)
+    optimizer = torch.optim.SGD(training.parameters(), lr=0.0)
+    images, labels = torch.rand(BATCH, *SHAPE), torch.zeros(BATCH, dtype=torch.long)
+    with counting_flops() as counter, training.step(time, optimizer) as step:
+        step.backward(images, size, lambda logits, part: F.cross_entropy(logits, labels[part]))
+        optimizer.step()
+    assert cost.flops == pytest.approx(counter.get_total_flops() / BATCH, rel=0.02)
+
+
+def test_exact_microbatches_cost_a_pass_without_gradient_for_each_with_one():
+    vit = tiny_vit(in_chans=3, embed_dim=64, depth=4)
+    costs = {
+        exact: CostCounter(vit, OBJECTIVES["SimCLR"](), SHAPE, exact_microbatches=exact).at(Position("ssl")).passes
+        for exact in (False, True)
+    }
+    # Of two views of each image.
+    assert costs[True] - costs[False] == pytest.approx(2, rel=0.05)
+
+
 def test_roles_are_counted():
     counter = CostCounter(tiny_vit(), OBJECTIVES["MoCoV3"](), (1, 8, 8))
     assert counter.at(Position("ssl")).roles == {"shared": 1, "query": 1, "key": 2}

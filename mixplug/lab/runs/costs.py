@@ -112,6 +112,7 @@ class RunCost:
             ALPHA if joint is None else joint.alpha,
             [*more, *(part.amendment for part in parts_of(algorithms) if isinstance(part, AmendingAlgorithm))],
             self._backbone,
+            fused is not None and fused.exact_microbatches,
         )
         costs = counter.of_phases(plan)
         return {phase: cost.passes for phase, cost in costs.items()}

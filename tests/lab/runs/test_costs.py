@@ -132,6 +132,20 @@ def test_side_by_side_costs_its_passes_over_the_other_images(more):
     assert made.cost == pytest.approx(counter.get_total_flops() / plain / labelled, rel=0.02)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_run_with_exact_microbatches_costs_what_it_computes(exact):
+    """As side by side: against what a whole run is seen to compute."""
+    objective = "objective: {SimCLR: {hidden_dim: 16, out_dim: 8}}"
+    method = f"methods.pure={{algorithms: [{{FusedBackbonePass: {{exact_microbatches: {exact}, {objective}}}}}]}}"
+    made = Experiment(load_recipe(TINY, [method]), "pure", 0)
+    made.trainer.state.evaluators = []
+    with counting_flops() as counter:
+        made.trainer.fit()
+    plain = encoder_flops(backbone_of(made.model), made.inputs.shape)
+    images = made.inputs.summary["data"]["training_images"]
+    assert made.cost == pytest.approx(counter.get_total_flops() / plain / images, rel=0.03)
+
+
 def test_an_epoch_of_ssl_as_long_as_a_labelled_one_costs_as_much():
     costs = {}
     for epoch in ("data", "labelled"):
