@@ -31,6 +31,7 @@ from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.costs import RunCost
+from mixplug.lab.runs.cpu_time import CPUTime
 from mixplug.lab.runs.history import RunHistory
 from mixplug.lab.runs.inputs import Inputs, make_inputs
 from mixplug.lab.runs.keeping import make_keep_best, measuring_interval
@@ -101,6 +102,7 @@ class Experiment:
         if recipe.keep != "last":
             self.algorithms.append(make_keep_best(recipe, seed, self.plan, self.backbone_path, place))
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
+        self._cpu_time = CPUTime()
         self._history = RunHistory(self.max_duration.unit, len(self.inputs.train))
         resumed_from = None if unfinished is None else unfinished.begin(self.inputs.summary)
         self._saver = None if unfinished is None else ProgressSaver(unfinished.folder, save_interval)
@@ -116,6 +118,7 @@ class Experiment:
             optimizers=make_optimizer(recipe, method, self.model),
             schedulers=_make_scheduler(recipe, method, self.algorithms),
             callbacks=[
+                self._cpu_time,
                 ModelDescription(make_spec(recipe, self.inputs)),
                 *(build(spec, Callback, f"callbacks.{index}") for index, spec in enumerate(recipe.callbacks)),
                 *([RunProgress(progress, announce, self._accuracy)] if progress or announce else []),
@@ -205,6 +208,7 @@ class Experiment:
         keeping = find_in(self.algorithms, KeepBest)
         return RunResult(
             seconds=timestamp.total_wct.total_seconds() if timestamp.total_wct else 0.0,
+            cpu_seconds=self._cpu_time.seconds,
             lengths={span.phase.value: span.length for span in self.plan.phases},
             unit=self.max_duration.unit.value,
             objective=None if objective is None else objective.kind,

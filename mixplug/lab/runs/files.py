@@ -142,6 +142,8 @@ def _check(result: RunResult) -> None:
     for name in ("accuracy", "seconds"):
         if not isinstance(value := getattr(result, name), int | float):
             raise TypeError(f"{name} is {value!r}, no number")
+    if result.cpu_seconds is not None and not isinstance(result.cpu_seconds, int | float):
+        raise TypeError(f"cpu_seconds is {result.cpu_seconds!r}, no number")
     if not isinstance(result.lengths, dict) or not all(isinstance(n, int) for n in result.lengths.values()):
         raise TypeError("lengths are no whole numbers by phase")
     if result.diverged is not None and not isinstance(result.diverged, int):

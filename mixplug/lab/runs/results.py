@@ -19,6 +19,7 @@ class RunResult:
         accuracy: Share of correct test images after training, in [0, 1]; with several tasks their average. The
             classifier's, but where nothing trained it the first probe's; NaN if the run diverged.
         seconds: Training wall-clock time, evaluation excluded.
+        cpu_seconds: CPU time of training by all threads, evaluation excluded; None where it is not known.
         lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
         unit: 'ep' or 'ba'.
         cost: Forward passes of the plain encoder for each training image, counted; None where it is not known.
@@ -56,6 +57,7 @@ class RunResult:
     cpu_seconds: float | None = None
     test_images: int | None = None
     kept: dict[str, Any] | None = None
+    cpu_seconds: float | None = None
 
     def __post_init__(self) -> None:
         """JSON has no NaN."""

@@ -125,6 +125,8 @@ def wrong_types():
     for change in (
         {"accuracy": "high"},
         {"seconds": None},
+        {"cpu_seconds": "long"},
+        {"kept": {"signal": "knn"}},
         {"lengths": [2]},
         {"lengths": {"sl": "2"}},
         {"unit": 3},
