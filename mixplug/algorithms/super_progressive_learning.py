@@ -28,7 +28,8 @@ Hyperparameters
 
 Interacts with
     A vision transformer must be built with ``dynamic_img_size=True``, which interpolates the position embedding.
-    TokenDropout: the share is of the tokens that there are; PatchScaling: patches must divide every size.
+    TokenDropout: the share is of the tokens that there are; PatchScaling: a schedule of patches takes the nearest that
+    divides the size, and given ones must divide every size, which the run's first batch tells.
     The objective's own ``Views(magnitude=...)`` must not change too: give it here, or ``magnitude=None``.
     DINO's local crops are half of what global views are, unless ``local_size`` says otherwise. BatchNorm's running
     statistics are those of the last stage in the end, of full images.
@@ -38,11 +39,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from composer.core import State
+from composer.core import Event, State
 from composer.loggers import Logger
 
+from mixplug.algorithms.patch_scaling import PatchScaling
+from mixplug.algorithms.phase_switch import PhaseSwitch
+from mixplug.algorithms.trainer.contract import find
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm, encoder_pass_of, error_of_one_size
 from mixplug.backbones import Backbone
+from mixplug.data.batches import images_of
 from mixplug.objectives import TwoView
 from mixplug.schedules.shapes import Schedule, Shape
 from mixplug.training.super_progressive_learning import MAGNITUDE, ScaleImages
@@ -65,7 +70,8 @@ class SuperProgressiveLearning(AmendingAlgorithm):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: a number is out of range, or there is no such phase or clock; at INIT, the model takes images of one
-            size alone; at FIT_START, the objective's views have a magnitude of their own.
+            size alone; at FIT_START, the objective's views have a magnitude of their own; at the first batch,
+            PatchScaling's patches do not divide all sizes.
 
     Example:
         >>> Trainer(..., algorithms=[MixTraining(objective=SimSiam()), SuperProgressiveLearning()])  # doctest: +SKIP
@@ -85,6 +91,11 @@ class SuperProgressiveLearning(AmendingAlgorithm):
         over: str | None = None,
     ) -> None:
         self.amendment = ScaleImages(min_scale, warmup, stages, magnitude, scales, step, phases, over)
+        self._is_checked = False
+
+    def wants(self, event: Event, state: State) -> bool:
+        """See the base class."""
+        return event is not Event.BATCH_START or not self._is_checked
 
     def check(self, backbone: Backbone) -> None:
         """Refuse an encoder that takes images of one size alone; see the base class."""
@@ -94,6 +105,7 @@ class SuperProgressiveLearning(AmendingAlgorithm):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Refuse views whose magnitude changes by itself, too; see the base class."""
         super().fit_start(state, logger)
+        self._is_checked = False
         objective = encoder_pass_of(state).objective
         own = objective.views.magnitude if isinstance(objective, TwoView) else 1.0
         if self.amendment.magnitude is not None and (isinstance(own, Shape) or own != 1):
@@ -102,3 +114,23 @@ class SuperProgressiveLearning(AmendingAlgorithm):
                 f"Views(magnitude={own!r}) both say how strong views are; leave the latter at 1, or give the former "
                 f"magnitude=None"
             )
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """At the first batch, which says how large images are, refuse patches that some stage's do not fit."""
+        self._is_checked = True
+        patches = find(state, PatchScaling)
+        if patches is not None and patches.amendment.fixed_sides:
+            height, width = images_of(state.batch, "a batch").shape[-2:]
+            scales, backbone = self._scales(state, patches.phases), encoder_pass_of(state).backbone
+            self.amendment.check_patches(patches.amendment.fixed_sides, scales, (height, width), backbone)
+
+    def _scales(self, state: State, phases: Iterable[str]) -> set[float]:
+        """How large images are, over the full ones, in those of ``phases`` in which they are scaled."""
+        scale, switch = self.amendment.schedule.scale, find(state, PhaseSwitch)
+        if switch is None:
+            return set(scale.values)
+        plan = switch.plan(state)
+        both = {*phases} & {*self.amendment.phases}
+        spans = [span for span in plan.phases if span.phase.value in both]
+        times = ((span, span.start + span.length * step / 1000) for span in spans for step in range(1000))
+        return {scale(plan.position(time, span)) for span, time in times}

@@ -44,6 +44,13 @@ class ScalePatches:
             check_int("PatchScaling's size", size, 1)
         self.size = size
 
+    @property
+    def fixed_sides(self) -> list[int]:
+        """Sides that are given and not adapted to the images, as a schedule's are."""
+        if isinstance(self.size, Shape):
+            return []
+        return [int(side) for side in self.size] if isinstance(self.size, Sequence) else [int(self.size)]
+
     def yields_to(self, request: PassRequest) -> bool:
         """Whether the objective predicts native patches, as MAE does."""
         return request.native_patches

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from mixplug.backbones import Backbone, PassRequest, Role
+from mixplug.backbones.patches import fitting_sizes
 from mixplug.checks import check_choice, check_int
 from mixplug.schedules.phases import Phase
 from mixplug.schedules.resolution import ResolutionSchedule, scaled_size
@@ -17,6 +18,8 @@ from mixplug.schedules.shapes import Ramp, Schedule, check_schedule, value_at
 PHASES = tuple(phase.value for phase in Phase)
 MAGNITUDE = Ramp(0.2, 1.0)
 """From 1 to 5 on the paper's scale, whose limits it does not state."""
+
+Size = tuple[int, int]
 
 
 class ScaleImages:
@@ -89,6 +92,28 @@ class ScaleImages:
             name = "jitter" if self.scales == "jitter" else "magnitude"
             changed[name] = metrics[f"view_{name}"] = value_at(self.magnitude, position, "ssl")
         return dataclasses.replace(request, metrics=metrics, **changed)
+
+    def check_patches(self, sides: Iterable[int], scales: Iterable[float], images: Size, backbone: Backbone) -> None:
+        """Refuse sizes of images that patches of other sizes than the native one do not cut without rest.
+
+        Args:
+            sides: Of the patches, in pixels.
+            scales: The sizes of images that meet them, over the full ones.
+            images: Height and width of the full ones.
+            backbone: The encoder.
+
+        Raises:
+            ValueError: one of ``sides`` does not divide one of the sizes.
+        """
+        sides, sizes = list(sides), sorted({_size(*images, backbone, scale, self.step) for scale in scales})
+        unfit = {side: [size for size in sizes if side not in fitting_sizes(*size)] for side in sides}
+        for side, (first, *_) in ((side, found) for side, found in unfit.items() if found):
+            step = math.lcm(*sides, backbone.stride())
+            raise ValueError(
+                f"SuperProgressiveLearning shows images of {' and '.join(f'{h}x{w}' for h, w in sizes)} pixels, and "
+                f"patches of {side} pixels do not divide {first[0]}x{first[1]}; give it step={step}, or PatchScaling a "
+                f"schedule, which takes the nearest size that fits"
+            )
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from shared.settings import classifier, convolutional_classifier, logged, resizable_classifier, trainer
 from shared.two_view import OBJECTIVES
 from torch import nn
 
-from mixplug import MAE, MixTraining, PhaseSwitch, Ramp, SuperProgressiveLearning, Views
+from mixplug import MAE, MixTraining, PatchScaling, PhaseSwitch, Ramp, SuperProgressiveLearning, Views
 
 
 def sizes_of(model, algorithms, duration="6ep"):
@@ -72,3 +75,41 @@ def test_a_masked_objective_sees_small_images():
     mixing = MixTraining(objective=MAE(mask="input"))
     seen, _ = sizes_of(resizable_classifier(), [SuperProgressiveLearning(0.5), mixing])
     assert 4 in seen
+
+
+def together(patches, **options):
+    """The sides of images and of patches that the encoder sees in a plain run."""
+    model = resizable_classifier()
+    algorithms = [SuperProgressiveLearning(0.5, phases=("sl",), **options), patches]
+    made = trainer(model, algorithms)
+    seen, convolve = [], torch.nn.functional.conv2d
+
+    def noting(images, weight, *args, **kwargs):
+        if model.training and not images.is_meta:
+            seen.append((images.shape[-1], weight.shape[-1]))
+        return convolve(images, weight, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.nn.functional, "conv2d", noting)
+        made.fit()
+    assert all(math.isfinite(value) for value in logged(made, "loss/train/total"))
+    return set(seen)
+
+
+def test_with_patches_of_another_size():
+    assert together(PatchScaling(4), step=4) == {(4, 4), (8, 4)}
+    assert together(PatchScaling([1])) == {(4, 1), (6, 1), (8, 1)}
+    # A schedule takes the nearest that divides the size: of 6 pixels 3, in place of 4.
+    assert together(PatchScaling(Ramp(4, 4))) == {(4, 4), (6, 3), (8, 4)}
+
+
+def test_patches_that_do_not_fit_a_later_stage_are_refused_before_anything_is_trained():
+    for sizes in (4, [2, 4]):
+        made = trainer(resizable_classifier(), [SuperProgressiveLearning(0.5, phases=("sl",)), PatchScaling(sizes)])
+        with pytest.raises(ValueError, match=r"4x4 and 6x6 and 8x8 pixels, and patches of 4 .* 6x6; give it step=4"):
+            made.fit()
+        assert made.state.timestamp.batch == 0
+    # Where they do not meet, nothing is refused: images are smaller in SSL, patches larger in SL.
+    mixing = MixTraining(objective=OBJECTIVES["SimSiam"]())
+    apart = [SuperProgressiveLearning(0.5), PatchScaling(4, phases=("sl",)), mixing]
+    trainer(resizable_classifier(), apart, "6ep").fit()

@@ -19,7 +19,6 @@ class RunResult:
         accuracy: Share of correct test images after training, in [0, 1]; with several tasks their average. The
             classifier's, but where nothing trained it the first probe's; NaN if the run diverged.
         seconds: Training wall-clock time, evaluation excluded.
-        cpu_seconds: CPU time of training by all threads, evaluation excluded; None where it is not known.
         lengths: Units in each phase, by the phase's name; a method without phases has SL alone.
         unit: 'ep' or 'ba'.
         cost: Forward passes of the plain encoder for each training image, counted; None where it is not known.
@@ -34,7 +33,7 @@ class RunResult:
         diverged: The batch whose loss was NaN or infinite, from 0; None where none was.
         flops: Floating-point operations of the training, counted, by what its passes over the encoder cost; None where
             that is not known.
-        cpu_seconds: CPU time of the process while it trained, evaluation excluded; None where it is not known.
+        cpu_seconds: CPU time of the process (all threads) in training, evaluation excluded; None where not known.
         test_images: How many images accuracy is of; None where it is of several tasks, or an older version's.
         kept: The ``signal`` by which the weights were chosen, its ``value``, and the time that was ``at``, in ``unit``;
             None for the last weights.
@@ -57,7 +56,6 @@ class RunResult:
     cpu_seconds: float | None = None
     test_images: int | None = None
     kept: dict[str, Any] | None = None
-    cpu_seconds: float | None = None
 
     def __post_init__(self) -> None:
         """JSON has no NaN."""
