@@ -112,7 +112,7 @@ def fit(
         _clear(out)
     found = find_labelled_images(images, labels)
     pilot_rows, rows, judged = _splits(found, seed)
-    described = [_describe(found, rows), judged]
+    described = [_describe(found), judged]
     plan = FitPlan(out, {"minutes": minutes, "seed": seed, "overrides": list(overrides), "images": described})
     for line in described:
         announce(line)
@@ -191,8 +191,8 @@ def _of(rows: Sequence[TableRow], split: str) -> list[TableRow]:
     return [row for row in rows if row.split == split]
 
 
-def _describe(found: FoundImages, rows: Sequence[TableRow]) -> str:
-    counts = {split: len(_of(rows, split)) for split in ("train", "test", "unlabelled")}
+def _describe(found: FoundImages) -> str:
+    counts = {split: len(_of(found.rows, split)) for split in ("test", "unlabelled")}
     fewest, most = min(found.classes.values()), max(found.classes.values())
     per_class = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     return (

@@ -7,8 +7,8 @@ Each is what did best in the comparisons of recipes/README.md that are nearest, 
 - Patches: an eighth of the side, so 64 tokens, but 2 pixels at least (14 by 14 on a GPU from 112 pixels on).
 - Model: the largest of :data:`MODELS` that can pass each labelled image :func:`fewest` times in the time of the last
   training.
-- Augmentation: windows out of a border of an eighth of the side; mirror images unless the images are grey, which may be
-  letters, digits or scans.
+- Augmentation: windows out of a border of an eighth of the side, from 16 pixels on; mirror images unless the images
+  are grey, which may be letters, digits or scans.
 - Rates: AdamW at 2e-3, cosine after a warm-up of a twentieth of each phase, a fresh optimizer in each.
 - Token dropout: half of the tokens; of fewer than 200 labelled images three quarters first, and none at the end.
 - Self-supervised learning: MAE on visible patches. For each of its epochs 2 * share^0.6 of SL, with share images
@@ -112,7 +112,7 @@ def make_settings(material: Material, model: tuple[int, int, int], table: str, d
             "root": table,
             "image_size": size,
             "batch_size": 64 if material.labelled >= 640 else 32,
-            "crop_padding": size // 8,
+            "crop_padding": size // 8 if size >= 16 else 0,
             "flip": not material.grey,
         },
         **({"ssl_data": {"same": True}} if others else {}),

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mixplug.backbones.predicting import load_classifier
+from mixplug.data.discovery import find_labelled_images
+from mixplug.lab.cli.main import main
+from mixplug.lab.pages.mistakes import Mistakes, draw_confused, draw_worst
+from mixplug.lab.recipes.schema import RecipeError, load_recipe
+from mixplug.lab.runs.experiment import Experiment
+from mixplug.lab.studies import fit as fit_module
+from mixplug.lab.studies.fit import fit
+from mixplug.lab.studies.fit_plan import FitPlan
+from mixplug.lab.studies.fit_settings import MODELS, Material, fewest, image_size, longest, make_settings, patch_size
+
+LABELLED = Material(labelled=500, images=500, side=32, grey=False, gpu=False)
+OTHERS = Material(labelled=100, images=1000, side=300, grey=True, gpu=False)
+
+
+def write_images(folder, count, names=("cat", "dog"), size=(20, 16), colour=True):
+    """Images whose class is how bright they are, so that little training tells them apart."""
+    generator = torch.Generator().manual_seed(0)
+    for number, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = torch.randint(60, (size[1], size[0], 3), generator=generator) + 190 * number
+            pixels = pixels if colour else pixels[:, :, :1].expand(-1, -1, 3)
+            Image.fromarray(pixels.byte().numpy()).save(folder / name / f"{index:03}.png")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A fit of 2 classes, that lasts seconds."""
+    folder = tmp_path_factory.mktemp("fit")
+    write_images(folder / "pets", 20)
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "seconds_of_a_pass", lambda *_: 0.05)
+        made = fit(folder / "pets", folder / "out", minutes=0.1, announce=lines.append)
+    return made, folder, lines
+
+
+def test_a_folder_becomes_a_model(fitted):
+    made, _, lines = fitted
+    assert lines[0].endswith(
+        "40 labelled images of 2 classes (20 of each), 0 to test on, 0 without labels; about 20 x 16 pixels"
+    )
+    assert "judged by 8 labelled images of 40, held out, so few that close methods cannot be told apart" in lines[1]
+    assert "a little flattering" in lines[1]
+    classifier = load_classifier(made.model)
+    assert classifier.spec.classes == {"": ("cat", "dog")}
+    assert made.mistakes.accuracy >= 0.5
+    assert len(made.mistakes.labels) == 8
+    page = made.page.read_text()
+    for text in (
+        "## Verdict",
+        "## Pilots 1",
+        "## Pilots 2",
+        "mixplug predict",
+        "mixplug train",
+        "(pilots-2/pareto.png)",
+    ):
+        assert text in page
+    for label in ("SL", "SL, fewer tokens", "SSL+SL, fewer tokens", "MixTraining, fewer tokens"):
+        assert f"| {label} |" in page
+
+
+def test_the_second_pilots_are_one_of_each_kind(fitted):
+    _, folder, _ = fitted
+    second = json.loads((folder / "out/pilots-2/results.json").read_text())
+    kinds = {run["method"]: run["objective"] is None for run in second["runs"]}
+    assert sorted(kinds.values()) == [False, True]
+    first = json.loads((folder / "out/pilots-1/results.json").read_text())
+    assert second["recipe"]["max_cost"] == pytest.approx(4 * first["recipe"]["max_cost"])
+    assert len({run["method"] for run in first["runs"]}) == 4
+
+
+def test_the_recipe_makes_the_last_training_again(fitted):
+    made, folder, _ = fitted
+    (line,) = [line for line in made.page.read_text().splitlines() if line.startswith("mixplug train")]
+    words = line.split()
+    recipe = load_recipe(words[2], [words[7]])
+    again = Experiment(recipe, words[4], int(words[6]))
+    trained = json.loads((folder / "out/final/history.json").read_text())
+    assert {span.phase.value: span.length for span in again.plan.phases} == trained["lengths"]
+    again.run()
+    ours = load_classifier(made.model).model.state_dict()
+    theirs = again.model.module.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_is_finished_is_not_trained_again(fitted, monkeypatch):
+    made, folder, _ = fitted
+    monkeypatch.setattr(Experiment, "run", None)
+    again = fit(folder / "pets", folder / "out", minutes=0.1, announce=lambda _: None)
+    assert torch.equal(again.mistakes.probabilities, made.mistakes.probabilities)
+    with pytest.raises(RecipeError, match=r"holds a fit of something else: minutes was 0.1, now 9"):
+        fit(folder / "pets", folder / "out", minutes=9, announce=lambda _: None)
+
+
+def test_test_images_are_for_the_last_model(tmp_path):
+    write_images(tmp_path / "train", 20)
+    write_images(tmp_path / "test", 3)
+    write_images(tmp_path, 5, names=("unlabelled",))
+    pilots, rows, judged = fit_module._splits(find_labelled_images(tmp_path), 0)
+    count = {
+        name: {split: len(fit_module._of(part, split)) for split in ("train", "test", "unlabelled")}
+        for name, part in (("pilots", pilots), ("all", rows))
+    }
+    assert count["pilots"] == {"train": 32, "test": 8, "unlabelled": 5}
+    assert count["all"] == {"train": 40, "test": 6, "unlabelled": 5}
+    assert judged.endswith("the last model, trained on all, by 6 test images.")
+    shown = {row.path for row in pilots if row.split == "test"}
+    assert not shown & {row.path for row in rows if row.split == "test"}, "no test image chooses a method"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--minutes", "0"], "minutes must be a number in (0, inf), got 0"),
+        (["--minutes", "1e-7"], "--minutes 1e-07 are too few: "),
+        (["--seed", "-1"], "seed must be a whole number of at least 0, got -1"),
+        (["model.args.embed_dimm=3"], "embed_dimm"),
+        (["--labels", "none.csv"], "there is no file"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.setattr(fit_module, "seconds_of_a_pass", lambda *_: 0.05)
+    write_images(tmp_path / "pets", 20)
+    assert main(["fit", str(tmp_path / "pets"), *words, "--out", str(tmp_path / "out")]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_too_few_labels_are_refused(tmp_path):
+    write_images(tmp_path, 1)
+    with pytest.raises(ValueError, match="has 2 labelled images of 2 classes, too few to hold some out"):
+        fit(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("side", "gpu", "size", "patch"),
+    [
+        (8, False, 8, 2),
+        (28, False, 28, 3),
+        (30, False, 32, 4),
+        (100, False, 64, 8),
+        (50, False, 48, 6),
+        (500, True, 224, 16),
+    ],
+)
+def test_sizes(side, gpu, size, patch):
+    material = Material(100, 100, side, False, gpu)
+    assert image_size(material) == size
+    assert patch_size(size) == patch
+
+
+def test_the_rules():
+    alone, others = (make_settings(m, MODELS[0], "images.csv", "pets") for m in (LABELLED, OTHERS))
+    assert "ssl_data" not in alone
+    assert alone["data"]["flip"]
+    assert alone["methods"]["mix_dropout"]["label"] == "MixTraining, fewer tokens"
+    assert others["ssl_data"] == {"same": True}
+    assert not others["data"]["flip"]
+    assert others["methods"]["mix_dropout"]["algorithms"][0]["MixTraining"]["mixing"] == "side_by_side"
+    assert int(others["sl_duration"][:-2]) > int(alone["sl_duration"][:-2]) == 20
+    assert longest(1) == 400
+    assert longest(11) == 2400
+    assert fewest(100) == 1000
+    assert fewest(5000) == 100
+
+
+@pytest.mark.parametrize("material", [LABELLED, OTHERS], ids=["labelled", "others"])
+def test_what_the_rules_make_is_a_recipe(material, tmp_path):
+    write_images(tmp_path, 10, size=(material.side, material.side))
+    table = tmp_path / "images.csv"
+    rows = [f"{name}/{n:03}.png,{name if n < 8 else ''},{'train' if n < 6 else 'test' if n < 8 else 'unlabelled'}"
+            for name in ("cat", "dog") for n in range(10)]  # fmt: skip
+    table.write_text("\n".join(["path,label,split", *rows]))
+    made = tmp_path / "recipe.yaml"
+    made.write_text(yaml.safe_dump(make_settings(material, MODELS[0], str(table), "pets")))
+    recipe = load_recipe(made)
+    for method in recipe.methods:
+        assert Experiment(recipe, method, 0).cost > 0
+
+
+def test_colours(tmp_path):
+    write_images(tmp_path / "a", 1)
+    write_images(tmp_path / "b", 1, colour=False)
+    assert not fit_module._are_grey(sorted((tmp_path / "a").rglob("*.png")))
+    assert fit_module._are_grey(sorted((tmp_path / "b").rglob("*.png")))
+
+
+def test_a_plan_counts_time_and_keeps_decisions(tmp_path):
+    plan = FitPlan(tmp_path, {"minutes": 1})
+    assert "cost" not in plan
+    plan.decide(cost=3)
+    with pytest.raises(KeyError), plan.counting():
+        raise KeyError
+    again = FitPlan(tmp_path, {"minutes": 1})
+    assert again["cost"] == 3
+    assert again.spent == plan.spent > 0
+    (tmp_path / "plan.json").write_text("half writ")
+    assert "cost" not in FitPlan(tmp_path, {"minutes": 2})
+
+
+def test_what_is_confused(tmp_path):
+    write_images(tmp_path, 4)
+    paths = sorted(tmp_path.rglob("*.png"))
+    labels = torch.tensor([0] * 4 + [1] * 4)
+    sure = torch.tensor([0.9, 0.2, 0.4, 0.1, 0.8, 0.7, 0.3, 0.9])
+    mistakes = Mistakes(paths, labels, torch.stack([sure, 1 - sure], 1), ["cat", "dog"])
+    assert mistakes.accuracy == 2 / 8
+    assert mistakes.confused(5) == [("cat", "dog", [1, 2, 3]), ("dog", "cat", [4, 5, 7])]
+    assert mistakes.worst(3) == [3, 7, 1]
+    assert len(draw_confused(mistakes).axes) == 12
+    assert [axes.get_title() for axes in draw_worst(mistakes, 2).axes] == ["cat\ndog, 90%", "dog\ncat, 90%"]
+    right = Mistakes(paths, labels, torch.nn.functional.one_hot(labels, 2).double(), ["cat", "dog"])
+    assert draw_confused(right) is None
+    assert draw_worst(right) is None
