@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         from mixplug.lab.studies.compare import compare
 
         command = command_line("compare", options.recipe, options.overrides)
+        command += "" if max_seeds is None else f" --until-decided --max-seeds {max_seeds}"
         how = {"epochs": make_lines(console), "overwrite": options.overwrite, "max_seeds": max_seeds}
         comparison = compare(recipe, out, console.print, progress, command, **how)
     print_table(console, comparison_table(comparison))

@@ -45,8 +45,9 @@ def difference_of(
 
     With a number of seeds that was fixed beforehand it is Student's. For who looks after each seed, and stops when the
     order is clear, it is a confidence sequence: all intervals of a series hold the truth at once with probability ``1 -
-    level`` (A. Wang and A. Ramdas, "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown
-    variance", 2025: Lai's t-test mixture, here over effect sizes with a normal prior, whose inverse is closed).
+    level``. It inverts the Bayes factor of the t-test with a normal prior on the effect size (M. Gönen et al., "The
+    Bayesian Two-Sample t Test", 2005), which is a test martingale (M. F. Pérez-Ortiz et al., "E-statistics, Group
+    Invariance and Anytime-Valid Testing", 2024; A. Wang and A. Ramdas on t-tests of this kind, 2023).
 
     Args:
         ahead: What one method reached, by seed.

@@ -313,6 +313,7 @@ def test_seeds_are_added_until_the_order_is_decided(tmp_path, fake, capsys):
     assert "Verdict: SSL+SL is best" in capsys.readouterr().out
     content = json.loads((tmp_path / "long" / "results.json").read_text())
     assert content["verdict"]["decided"]
+    assert "--until-decided --max-seeds 9" in content["command"]
     assert content["verdict"]["intervals"] == "confidence sequence"
     fake.trained.clear()
     assert main([*recipe, "epochs=100", *command, "9", *out]) == 0
