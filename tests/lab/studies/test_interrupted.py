@@ -115,12 +115,11 @@ def test_training_goes_on_within_an_epoch(method, images, tmp_path, monkeypatch)
 def test_saving_waits_until_it_is_cheap(tmp_path):
     saver = resumption.ProgressSaver(tmp_path)
     saver._cost = 1.0
-    now = resumption.time.monotonic()
     events = resumption.Event.EPOCH_CHECKPOINT, resumption.Event.BATCH_CHECKPOINT
     state = Experiment(load_recipe(TINY), "sl", 0).trainer.state
     expected = {99: (False, False), 101: (True, False), 599: (True, False), 601: (True, True)}
     for elapsed, due in expected.items():
-        saver._saved_at = now - elapsed
+        saver._saved_at = resumption.time.monotonic() - elapsed
         assert tuple(saver._is_cheap(state, event) for event in events) == due
 
 
