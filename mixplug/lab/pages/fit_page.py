@@ -45,8 +45,10 @@ class FitPage:
         lines = verdict_lines(last, judge(last))
         runs = [run for method in last.recipe.methods for run in last.finished(method)]
         images = max(run.test_images or 0 for run in runs)
-        # Of two methods that are judged by the same images, as if these were others: so it is rather too wide.
-        chance = 196 * math.sqrt(2 * max(run.accuracy * (1 - run.accuracy) for run in runs) / max(1, images))
+        # Of two methods that are judged by the same images, as if these were others: so it is rather too wide. With one
+        # more that is right and one that is wrong, since none of few images wrong is not none ever.
+        shares = [(run.accuracy * images + 1) / (images + 2) for run in runs]
+        chance = 196 * math.sqrt(2 * max(share * (1 - share) for share in shares) / max(1, images))
         return [
             *(lines if len(last.seeds) > 1 else lines[:-1]),
             f"By {images} images alone, two methods {chance:.1f} points apart may be equal.",

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
+
+from mixplug.data.images import read_square
 
 _EACH = 6
 """Images of a pair of classes."""
@@ -68,7 +69,7 @@ def draw_confused(mistakes: Mistakes, count: int = 5) -> Figure | None:
             axes.set_axis_on()
             _show(axes, mistakes.paths[index])
         label = f"{true}, taken for\n{other}: {len(which)} times"
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
     return figure
 
 
@@ -87,12 +88,12 @@ def draw_worst(mistakes: Mistakes, count: int = 12) -> Figure | None:
         _show(axes, mistakes.paths[index])
         sure, said = mistakes.probabilities[index].max(0)
         true = mistakes.names[int(mistakes.labels[index])]
-        axes.set_title(f"{true}\n{mistakes.names[int(said)]}, {100 * float(sure):.0f}%", fontsize=7)
+        title = f"{true}\n{mistakes.names[int(said)]}, {100 * float(sure):.0f}%"
+        axes.set_title(title, fontsize=7, parse_math=False)
     return figure
 
 
 def _show(axes: Any, path: Path) -> None:
-    with Image.open(path) as image:
-        axes.imshow(image.convert("RGB"))
+    axes.imshow(read_square(path, None))
     axes.set_xticks([])
     axes.set_yticks([])

@@ -8,6 +8,8 @@ left. Nothing that is finished is trained again: interrupted, the same command g
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,19 +20,20 @@ from typing import Any
 
 import torch
 import yaml
-from PIL import Image
 
 from mixplug import export
 from mixplug.backbones.predicting import load_classifier, predict
-from mixplug.checks import check_int, check_real, counted
+from mixplug.checks import check_int, check_real, counted, expand_home
 from mixplug.data.discovery import FoundImages, find_labelled_images
+from mixplug.data.images import read_square
 from mixplug.data.subsets import is_small_validation, split_validation
 from mixplug.data.tables import TableRow, write_table
 from mixplug.lab.pages.durations import duration
 from mixplug.lab.pages.fit_page import FitPage, write_page
 from mixplug.lab.pages.mistakes import Mistakes
+from mixplug.lab.recipes.overrides import BUDGETS
 from mixplug.lab.recipes.schema import Recipe, RecipeError, load_recipe
-from mixplug.lab.runs.folders import clear_out
+from mixplug.lab.runs.folders import check_out, clear_out
 from mixplug.lab.runs.progress import Progress
 from mixplug.lab.runs.results import Comparison
 from mixplug.lab.studies.budget import seconds_of_a_pass
@@ -49,6 +52,14 @@ from mixplug.lab.studies.fit_settings import (
 from mixplug.lab.studies.train import train
 
 RECIPE, IMAGES, PILOT_IMAGES, PAGE, MODEL = "recipe.yaml", "images.csv", "pilots.csv", "report.md", "model.safetensors"
+_FILES = (RECIPE, IMAGES, PILOT_IMAGES, PAGE, MODEL, f"{RECIPE}.part", "pictures/confused.png", "pictures/worst.png")
+_FOLDERS = ("pilots-1", "pilots-2", "final")
+_OWN = {
+    **dict.fromkeys((*BUDGETS, *BUDGETS.values(), "epochs", "seeds", "methods"), "by its --minutes"),
+    "first_seed": "by its --seed",
+    **dict.fromkeys(("data", "data.root", "data.dataset"), "by its IMAGES"),
+}
+"""Settings that are no others', and what they are chosen by."""
 _OVERHEAD = 0.85
 """Share of the time that goes to training; the rest to loading, evaluation and the page."""
 _MOST_SEEDS = 5
@@ -104,19 +115,24 @@ def fit(
     Raises:
         FileNotFoundError: there is no such folder, or it holds no images.
         ValueError: there are too few labels or minutes, or an override is wrong.
-        RecipeError: ``out`` holds a fit of other images, minutes or settings.
+        RecipeError: ``out`` holds a fit of other images, minutes or settings, or files of others with the names of its
+            own; it is in ``images``; or all pilots diverged.
+        NotADirectoryError: ``out`` is a file.
     """
     check_real("minutes", minutes, 0, float("inf"), low_open=True, high_open=True)
     check_int("seed", seed, 0)
-    if overwrite:
-        _clear(out)
+    _check_overrides(overrides)
+    _check_folder(images, out)
     found = find_labelled_images(images, labels)
     pilot_rows, rows, judged = _splits(found, seed)
     described = [_describe(found), judged]
-    plan = FitPlan(out, {"minutes": minutes, "seed": seed, "overrides": list(overrides), "images": described})
+    if overwrite:
+        _clear(out)
+    asked = {"minutes": minutes, "seed": seed, "overrides": list(overrides), "images": [*described, _digest(rows)]}
+    plan = FitPlan(out, asked, begun=any((out / folder).exists() for folder in _FOLDERS))
     for line in described:
         announce(line)
-    out.mkdir(parents=True, exist_ok=True)
+    plan.keep()
     for name, part in ((PILOT_IMAGES, pilot_rows), (IMAGES, rows)):
         write_table(out / name, part)
     with plan.counting(), _naming_minutes(minutes):
@@ -134,24 +150,26 @@ def fit(
         with plan.counting(), _naming_minutes(minutes):
             recipe = _read(out, PILOT_IMAGES, methods, overrides, share * plan["cost"], plan["seeds"], seed)
             pilots.append(compare(recipe, out / f"pilots-{number}", announce, progress))
-        methods = [_best(pilots[-1], group) for group in (WITHOUT_SSL, WITH_SSL)]
+        methods = _best_of_each(pilots[-1])
         announce(f"About {duration(max(0, plan['seconds'] - plan.spent))} left")
         took = plan.spent - began
-    chosen = _best(pilots[-1], methods)
+    chosen = max(methods, key=lambda method: _accuracy(pilots[-1], method))
     with plan.counting(), _naming_minutes(minutes):
         if "last" not in plan:
             growth = len(_of(rows, "train")) / len(_of(pilot_rows, "train"))
-            plan.decide(last=_last_cost(plan, pilots[-1], chosen, took, growth))
+            # As the page prints it: what it says trains the same model again.
+            plan.decide(last=float(f"{_last_cost(plan, pilots[-1], chosen, took, growth):.6g}"))
         recipe = _read(out, IMAGES, [chosen], overrides, plan["last"], 1, seed)
         train(recipe, chosen, seed, out / "final", progress, announce=announce)
         export(out / "final" / "checkpoint.pt", out / MODEL)
         mistakes = _judge_model(out / MODEL, _of(rows, "test"))
+    again = ["train", str(out / RECIPE), "--method", chosen, "--seed", str(seed), f"max_cost={plan['last']:.6g}"]
     page = FitPage(
         described,
         recipe.methods[chosen].label,
         pilots,
         mistakes,
-        f"mixplug train {out / RECIPE} --method {chosen} --seed {seed} max_cost={plan['last']:.6g}",
+        shlex.join(["mixplug", *again, *overrides]),
         plan.spent,
     )
     write_page(page, out / PAGE)
@@ -196,9 +214,9 @@ def _describe(found: FoundImages) -> str:
     fewest, most = min(found.classes.values()), max(found.classes.values())
     per_class = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     return (
-        f"{found.folder}: {sum(found.classes.values())} labelled images of {len(found.classes)} classes ({per_class} "
-        f"of each), {counts['test']} to test on, {counts['unlabelled']} without labels; about {found.width} x "
-        f"{found.height} pixels"
+        f"{found.folder.resolve().name}: {sum(found.classes.values())} labelled images of {len(found.classes)} classes "
+        f"({per_class} of each), {counts['test']} to test on, {counts['unlabelled']} without labels; about "
+        f"{found.width} x {found.height} pixels"
     )
 
 
@@ -252,13 +270,21 @@ def _read(
     return load_recipe(out / RECIPE, [*own, f"data.root={(out / table).resolve()}", *overrides])
 
 
-def _best(comparison: Comparison, methods: Sequence[str]) -> str:
-    """The most accurate of those that were run and did not diverge."""
-    runs = {method: comparison.finished(method) for method in methods if method in comparison.recipe.methods}
-    means = {method: statistics.fmean(run.accuracy for run in found) for method, found in runs.items() if found}
-    if not means:
-        raise RecipeError(f"all runs of {', '.join(runs)} diverged; try lr=5e-4 in place of the rules' rate")
-    return max(means, key=means.__getitem__)
+def _best_of_each(comparison: Comparison) -> list[str]:
+    """The most accurate method without and with self-supervised learning, of those that did not all diverge."""
+    working = [method for method in comparison.recipe.methods if comparison.finished(method)]
+    if not working:
+        raise RecipeError(
+            f"all runs of {', '.join(comparison.recipe.methods)} diverged; start anew with --overwrite and a lower "
+            f"rate, such as lr=5e-4"
+        )
+    groups = [[method for method in group if method in working] for group in (WITHOUT_SSL, WITH_SSL)]
+    return [max(group, key=lambda method: _accuracy(comparison, method)) for group in groups if group]
+
+
+def _accuracy(comparison: Comparison, method: str) -> float:
+    """Mean over the runs that did not diverge."""
+    return statistics.fmean(run.accuracy for run in comparison.finished(method))
 
 
 def _last_cost(plan: FitPlan, pilots: Comparison, chosen: str, took: float, growth: float) -> float:
@@ -293,9 +319,8 @@ def _judge_model(model: Path, rows: Sequence[TableRow]) -> Mistakes:
 def _are_grey(paths: Sequence[Path]) -> bool:
     """Whether all of some images have no colours."""
     for path in paths:
-        with Image.open(path) as image:
-            red, green, blue = (torch.tensor(bytearray(band.tobytes())) for band in image.convert("RGB").split())
-        if not (torch.equal(red, green) and torch.equal(green, blue)):
+        red, green, blue = (band.tobytes() for band in read_square(path, None).split())
+        if not red == green == blue:
             return False
     return True
 
@@ -314,12 +339,43 @@ def _naming_minutes(minutes: float) -> Iterator[None]:
         raise ValueError(f"--minutes {minutes:g} are too few: {error}; give more") from error
 
 
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in _OWN:
+            raise RecipeError(
+                f"mixplug fit chooses {key} {_OWN[key]}, got {override!r}; leave it out, or change it in "
+                f"`mixplug compare` with the {RECIPE} that a fit leaves"
+            )
+
+
+def _check_folder(images: Path, out: Path) -> None:
+    """Refuse a folder whose files would be taken for images to learn from, or in which others' would be lost."""
+    check_out(out)
+    folder, own = expand_home(images).resolve(), [out / name for name in ("pictures", *_FOLDERS)]
+    if out.resolve().is_relative_to(folder) or any(folder.is_relative_to(part.resolve()) for part in own):
+        raise RecipeError(
+            f"--out {out} and the folder of the images, {images}, share files: pictures of the fit would be learned "
+            f"too; choose one beside it"
+        )
+    there = [name for name in _FILES if (out / name).exists()]
+    if there and not (out / PLAN).exists():
+        raise RecipeError(f"{out} holds {', '.join(there)}, which no fit left there; choose another --out")
+
+
+def _digest(rows: Sequence[TableRow]) -> str:
+    """Of files and labels: of others of them a fit is another one."""
+    text = repr([(str(row.path.resolve()), row.label, row.split) for row in rows])
+    return f"files and labels {hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
 def _clear(out: Path) -> None:
     """Remove what a fit left, and nothing else."""
-    for name in (PLAN, RECIPE, IMAGES, PILOT_IMAGES, PAGE, MODEL):
-        (out / name).unlink(missing_ok=True)
-    for folder in ("pilots-1", "pilots-2", "final", "pictures"):
+    if not (out / PLAN).exists():
+        return
+    for folder in _FOLDERS:
         if (out / folder).is_dir():
             clear_out(out / folder)
-    for picture in (out / "pictures").glob("*.png"):
-        picture.unlink()
+    # The plan comes last: without it the others would be no fit's.
+    for name in (*_FILES, PLAN):
+        (out / name).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,21 @@ class FitPlan:
     Args:
         out: The folder, in which ``plan.json`` is made if missing.
         asked: What the decisions depend on, as primitives.
+        begun: Whether anything was trained by them; otherwise a plan for something else is forgotten.
 
     Raises:
         RecipeError: the folder's plan is for something else.
     """
 
-    def __init__(self, out: Path, asked: dict[str, Any]) -> None:
+    def __init__(self, out: Path, asked: dict[str, Any], begun: bool = True) -> None:
         self._path = out / PLAN
         asked = json.loads(json.dumps(asked))
-        try:
-            self._content = json.loads(self._path.read_text(encoding="utf-8"))
-            there = self._content["asked"]
-        except (OSError, ValueError, KeyError, TypeError):
-            there, self._content = asked, {"asked": asked, "decided": {}, "spent": 0.0}
+        self._content: dict[str, Any] = {"asked": asked, "decided": {}, "spent": 0.0}
+        there = asked
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            if begun or content["asked"] == asked:
+                there, self._content = content["asked"], content
         changed = [name for name in asked if there.get(name) != asked[name]]
         different = [f"{name} was {there.get(name)!r}, now {asked[name]!r}" for name in changed]
         if different:
@@ -47,6 +49,11 @@ class FitPlan:
 
     def __getitem__(self, name: str) -> Any:
         return self._content["decided"][name]
+
+    def keep(self) -> None:
+        """Write it down, which makes the folder a fit's."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._save()
 
     def decide(self, **decided: Any) -> None:
         """Keep decisions."""

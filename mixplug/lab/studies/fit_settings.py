@@ -4,7 +4,8 @@ Each is what did best in the comparisons of recipes/README.md that are nearest, 
 ``key=value``:
 
 - Images: their median shorter side, in steps of 4 up to 32 pixels and of 16 beyond, at most 64 on a CPU, 224 on a GPU.
-- Patches: an eighth of the side, so 64 tokens, but 2 pixels at least (14 by 14 on a GPU from 112 pixels on).
+- Patches: an eighth of the side, so 64 tokens, but 2 pixels at least, and more where that does not divide the side;
+  16 pixels on a GPU from 112 pixels on.
 - Model: the largest of :data:`MODELS` that can pass each labelled image :func:`fewest` times in the time of the last
   training.
 - Augmentation: windows out of a border of an eighth of the side, from 16 pixels on; mirror images unless the images
@@ -66,7 +67,8 @@ def image_size(material: Material) -> int:
 
 def patch_size(size: int) -> int:
     """Height and width of a patch of images of that size."""
-    return 16 if size >= 112 and size % 16 == 0 else max(2, size // 8)
+    least = 16 if size >= 112 else max(2, size // 8)
+    return next(patch for patch in range(least, size + 1) if size % patch == 0)
 
 
 def fewest(labelled: int) -> float:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,12 +38,12 @@ def write_images(folder, count, names=("cat", "dog"), size=(20, 16), colour=True
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """A fit of 2 classes, that lasts seconds."""
-    folder = tmp_path_factory.mktemp("fit")
+    folder = tmp_path_factory.mktemp("fit of pets")
     write_images(folder / "pets", 20)
     lines = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "seconds_of_a_pass", lambda *_: 0.05)
-        made = fit(folder / "pets", folder / "out", minutes=0.1, announce=lines.append)
+        made = fit(folder / "pets", folder / "out", minutes=0.1, overrides=["lr=1e-3"], announce=lines.append)
     return made, folder, lines
 
 
@@ -83,8 +85,9 @@ def test_the_second_pilots_are_one_of_each_kind(fitted):
 def test_the_recipe_makes_the_last_training_again(fitted):
     made, folder, _ = fitted
     (line,) = [line for line in made.page.read_text().splitlines() if line.startswith("mixplug train")]
-    words = line.split()
-    recipe = load_recipe(words[2], [words[7]])
+    words = shlex.split(line)
+    assert words[8:-2] == ["lr=1e-3"], "what was set is set again"
+    recipe = load_recipe(words[2], words[7:-2])
     again = Experiment(recipe, words[4], int(words[6]))
     trained = json.loads((folder / "out/final/history.json").read_text())
     assert {span.phase.value: span.length for span in again.plan.phases} == trained["lengths"]
@@ -97,10 +100,18 @@ def test_the_recipe_makes_the_last_training_again(fitted):
 def test_what_is_finished_is_not_trained_again(fitted, monkeypatch):
     made, folder, _ = fitted
     monkeypatch.setattr(Experiment, "run", None)
-    again = fit(folder / "pets", folder / "out", minutes=0.1, announce=lambda _: None)
+    how = {"overrides": ["lr=1e-3"], "announce": lambda _: None}
+    again = fit(folder / "pets", folder / "out", minutes=0.1, **how)
     assert torch.equal(again.mistakes.probabilities, made.mistakes.probabilities)
     with pytest.raises(RecipeError, match=r"holds a fit of something else: minutes was 0.1, now 9"):
-        fit(folder / "pets", folder / "out", minutes=9, announce=lambda _: None)
+        fit(folder / "pets", folder / "out", minutes=9, **how)
+    pets, file = folder / "pets", folder / "pets.csv"
+    # As many of each class, but two labels are exchanged.
+    rows = [f"{p.relative_to(pets)},{p.parent.name}" for p in sorted(pets.rglob("*.png"))]
+    rows[0], rows[-1] = rows[0].replace(",cat", ",dog"), rows[-1].replace(",dog", ",cat")
+    file.write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(RecipeError, match="holds a fit of something else: images was"):
+        fit(pets, folder / "out", file, minutes=0.1, **how)
 
 
 def test_test_images_are_for_the_last_model(tmp_path):
@@ -127,6 +138,10 @@ def test_test_images_are_for_the_last_model(tmp_path):
         (["--seed", "-1"], "seed must be a whole number of at least 0, got -1"),
         (["model.args.embed_dimm=3"], "embed_dimm"),
         (["--labels", "none.csv"], "there is no file"),
+        (["seeds=2"], "mixplug fit chooses seeds by its --minutes, got 'seeds=2'; leave it out"),
+        (["cost=5"], "mixplug fit chooses cost by its --minutes, got 'cost=5'"),
+        (["methods=[sl]"], "mixplug fit chooses methods by its --minutes"),
+        (["data.root=x"], "mixplug fit chooses data.root by its IMAGES"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
@@ -137,16 +152,17 @@ def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
 
 
 def test_too_few_labels_are_refused(tmp_path):
-    write_images(tmp_path, 1)
+    write_images(tmp_path / "pets", 1)
     with pytest.raises(ValueError, match="has 2 labelled images of 2 classes, too few to hold some out"):
-        fit(tmp_path, tmp_path / "out")
+        fit(tmp_path / "pets", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("side", "gpu", "size", "patch"),
     [
         (8, False, 8, 2),
-        (28, False, 28, 3),
+        (20, False, 20, 2),
+        (28, False, 28, 4),
         (30, False, 32, 4),
         (100, False, 64, 8),
         (50, False, 48, 6),
@@ -222,3 +238,81 @@ def test_what_is_confused(tmp_path):
     right = Mistakes(paths, labels, torch.nn.functional.one_hot(labels, 2).double(), ["cat", "dog"])
     assert draw_confused(right) is None
     assert draw_worst(right) is None
+
+
+def test_names_are_no_formulas_and_16_bits_are_shown(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("I;16", (4, 4), 128 * 257).save(path)
+    mistakes = Mistakes([path], torch.tensor([0]), torch.tensor([[0.0, 1.0]]), ["$\\5$", "10$ to $_"])
+    worst = draw_worst(mistakes)
+    for figure in (draw_confused(mistakes), worst):
+        figure.canvas.draw()
+    assert (worst.axes[0].images[0].get_array() == 128).all()
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    write_images(tmp_path, 1, names=("cat",))
+    path = tmp_path / "cat/000.png"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cat/000.png cannot be read as an image"):
+        fit_module._are_grey([path])
+
+
+@pytest.mark.parametrize(
+    ("images", "out"),
+    [("pets", "pets"), ("pets", "pets/runs/pets"), ("runs/pictures", "runs"), ("a/../pets", "pets/b")],
+)
+def test_a_fit_is_kept_apart_from_its_images(tmp_path, images, out):
+    with pytest.raises(RecipeError, match=r"pictures of the fit would be learned too; choose one beside it"):
+        fit(tmp_path / images, tmp_path / out)
+    assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["images.csv", "report.md", "pictures/worst.png"])
+def test_files_of_others_stay(tmp_path, name, overwrite):
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    write_images(tmp_path / "pets", 20)
+    with pytest.raises(RecipeError, match=f"holds {name}, which no fit left there; choose another --out"):
+        fit(tmp_path / "pets", tmp_path / "out", overwrite=overwrite)
+    assert file.read_text() == "mine"
+
+
+def test_to_start_anew_removes_what_a_fit_left_alone(tmp_path):
+    FitPlan(tmp_path, {}).keep()
+    for name in ("report.md", "pictures/worst.png", "pictures/mine.png", "notes.md", "final/history.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(FileNotFoundError):
+        fit(tmp_path / "pets", tmp_path, overwrite=True)
+    assert (tmp_path / "report.md").exists(), "what cannot begin removes nothing"
+    fit_module._clear(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"mine.png", "notes.md"}
+
+
+def test_a_file_is_no_folder_of_a_fit(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file; name a folder"):
+        fit(tmp_path / "pets", tmp_path / "out")
+
+
+def test_a_plan_that_nothing_was_trained_by_is_forgotten(tmp_path):
+    FitPlan(tmp_path, {"minutes": 1}).decide(cost=3)
+    assert "cost" in FitPlan(tmp_path, {"minutes": 1}, begun=False)
+    assert "cost" not in FitPlan(tmp_path, {"minutes": 2}, begun=False)
+    with pytest.raises(RecipeError, match="minutes was 1, now 2"):
+        FitPlan(tmp_path, {"minutes": 2}, begun=True)
+
+
+def test_methods_that_diverged_leave_the_choice_to_the_others():
+    runs = {"sl": [0.5, 0.7], "sl_dropout": [0.9], "ssl_sl_dropout": [], "mix_dropout": []}
+    compared = SimpleNamespace(
+        recipe=SimpleNamespace(methods=runs),
+        finished=lambda method: [SimpleNamespace(accuracy=accuracy) for accuracy in runs[method]],
+    )
+    assert fit_module._best_of_each(compared) == ["sl_dropout"]
+    runs.update(sl=[], sl_dropout=[])
+    with pytest.raises(RecipeError, match=r"all runs of sl, .* diverged; start anew with --overwrite and a lower rate"):
+        fit_module._best_of_each(compared)
