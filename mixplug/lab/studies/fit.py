@@ -9,6 +9,7 @@ left. Nothing that is finished is trained again: interrupted, the same command g
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 import statistics
 import warnings
@@ -42,9 +43,11 @@ from mixplug.lab.studies.fit_plan import PLAN, FitPlan
 from mixplug.lab.studies.fit_settings import (
     MODELS,
     PILOTS,
+    SHORTEST_PILOT,
     WITH_SSL,
     WITHOUT_SSL,
     Material,
+    expected,
     fewest,
     longest,
     make_settings,
@@ -64,9 +67,7 @@ _OVERHEAD = 0.85
 """Share of the time that goes to training; the rest to loading, evaluation and the page."""
 _MOST_SEEDS = 5
 _FLATTERING = "The method was chosen by them too, so its accuracy is a little flattering."
-_METHODS = (*WITHOUT_SSL, *WITH_SSL)
-_COST_OF_ALL = PILOTS[0] * len(_METHODS) + PILOTS[1] * 2
-"""What the pilots cost, of the last training."""
+_KINDS = (WITHOUT_SSL, WITH_SSL)
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,13 @@ def fit(
             plan.decide(**_choose_model(found, rows, minutes, overrides, seed, out, progress))
         width, depth, _ = plan["model"]
         announce(
-            f"A vision transformer {width} wide and {depth} deep, {counted(plan['seeds'], 'seed')} of each pilot, and "
+            f"A vision transformer {width} wide and {depth} deep, {counted(len(plan['pilots']), 'round')} of pilots, "
+            f"{counted(plan['seeds'], 'seed')} of each, and "
             f"a last training of cost {plan['cost']:.3g}: {duration(plan['seconds'])} in all"
         )
     pilots: list[Comparison] = []
-    methods = list(_METHODS)
-    for number, share in enumerate(PILOTS, start=1):
+    methods = [method for kind in _KINDS for method in (kind if len(plan["pilots"]) > 1 else kind[:1])]
+    for number, share in enumerate(plan["pilots"], start=1):
         began = plan.spent
         with plan.counting(), _naming_minutes(minutes):
             recipe = _read(out, PILOT_IMAGES, methods, overrides, share * plan["cost"], plan["seeds"], seed)
@@ -153,7 +155,8 @@ def fit(
         methods = _best_of_each(pilots[-1])
         announce(f"About {duration(max(0, plan['seconds'] - plan.spent))} left")
         took = plan.spent - began
-    chosen = max(methods, key=lambda method: _accuracy(pilots[-1], method))
+    chosen, reason = _choose(pilots[-1], methods, plan["expected"])
+    announce(reason)
     with plan.counting(), _naming_minutes(minutes):
         if "last" not in plan:
             growth = len(_of(rows, "train")) / len(_of(pilot_rows, "train"))
@@ -165,7 +168,7 @@ def fit(
         mistakes = _judge_model(out / MODEL, _of(rows, "test"))
     again = ["train", str(out / RECIPE), "--method", chosen, "--seed", str(seed), f"max_cost={plan['last']:.6g}"]
     page = FitPage(
-        described,
+        [*described, reason],
         recipe.methods[chosen].label,
         pilots,
         mistakes,
@@ -248,18 +251,29 @@ def _choose_model(
         part.write_text(f"# What mixplug fit chose; see mixplug show {out / RECIPE}\n{text}", encoding="utf-8")
         recipe = load_recipe(part, [*overrides, "cost=1e9", f"first_seed={seed}"])
         second = seconds_of_a_pass(recipe, progress)
-        affordable = minutes * 60 * _OVERHEAD / (1 + _COST_OF_ALL) / second
+        rounds = PILOTS if _affordable(minutes, second, PILOTS) * PILOTS[0] >= SHORTEST_PILOT else PILOTS[1:]
+        affordable = _affordable(minutes, second, rounds)
         if best and affordable < fewest(len(labelled)):
             part.unlink()
             break
         part.replace(out / RECIPE)
         cost = min(affordable, longest(material.share))
         # What one seed of everything leaves goes to others of the pilots.
-        seeds = 1 + int((affordable / cost - 1) * (1 + _COST_OF_ALL) / _COST_OF_ALL)
-        seeds = min(_MOST_SEEDS, seeds)
-        seconds = cost * second * (1 + seeds * _COST_OF_ALL) / _OVERHEAD
-        best = {"model": model, "cost": cost, "seeds": seeds, "seconds": seconds}
-    return best
+        pilots = _cost_of(rounds)
+        seeds = min(_MOST_SEEDS, 1 + int((affordable / cost - 1) * (1 + pilots) / pilots))
+        seconds = cost * second * (1 + seeds * pilots) / _OVERHEAD
+        best = {"model": model, "cost": cost, "pilots": rounds, "seeds": seeds, "seconds": seconds}
+    return {**best, "expected": expected(material)}
+
+
+def _cost_of(rounds: Sequence[float]) -> float:
+    """What pilots with one seed cost, of the last training: four of the first of two rounds, two of the last."""
+    return 2 * rounds[-1] + sum(4 * share for share in rounds[:-1])
+
+
+def _affordable(minutes: float, second: float, rounds: Sequence[float]) -> float:
+    """What the last training may cost, with pilots of one seed, at ``second`` seconds for a pass."""
+    return minutes * 60 * _OVERHEAD / (1 + _cost_of(rounds)) / second
 
 
 def _read(
@@ -278,8 +292,23 @@ def _best_of_each(comparison: Comparison) -> list[str]:
             f"all runs of {', '.join(comparison.recipe.methods)} diverged; start anew with --overwrite and a lower "
             f"rate, such as lr=5e-4"
         )
-    groups = [[method for method in group if method in working] for group in (WITHOUT_SSL, WITH_SSL)]
-    return [max(group, key=lambda method: _accuracy(comparison, method)) for group in groups if group]
+    groups = [[method for method in kind if method in working] for kind in _KINDS]
+    return [_choose(comparison, group, group[0])[0] for group in groups if group]
+
+
+def _choose(comparison: Comparison, methods: Sequence[str], expected: str) -> tuple[str, str]:
+    """The best of some methods, or, where the pilots cannot tell it from that, the expected one; and why."""
+    label = {method: config.label for method, config in comparison.recipe.methods.items()}
+    best = max(methods, key=lambda method: _accuracy(comparison, method))
+    if best == expected or expected not in methods:
+        return best, f"{label[best]} did best in the pilots"
+    ahead = _accuracy(comparison, best) - _accuracy(comparison, expected)
+    images = max(run.test_images or 1 for run in comparison.finished(best))
+    error = math.sqrt(sum(a * (1 - a) / images for a in (_accuracy(comparison, m) for m in (best, expected))))
+    shown = f"{label[best]} is {100 * ahead:.1f} points ahead of {label[expected]} in the pilots"
+    if ahead > error:
+        return best, f"{shown}, more than the standard error of {100 * error:.1f} points"
+    return expected, f"{shown}, which {images} images cannot tell; the latter did better on images like these"
 
 
 def _accuracy(comparison: Comparison, method: str) -> float:

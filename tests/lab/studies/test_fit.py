@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from shared.fake_runs import fake_comparison
 
 from mixplug.backbones.predicting import load_classifier
 from mixplug.data.discovery import find_labelled_images
@@ -18,7 +19,16 @@ from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.studies import fit as fit_module
 from mixplug.lab.studies.fit import fit
 from mixplug.lab.studies.fit_plan import FitPlan
-from mixplug.lab.studies.fit_settings import MODELS, Material, fewest, image_size, longest, make_settings, patch_size
+from mixplug.lab.studies.fit_settings import (
+    MODELS,
+    Material,
+    expected,
+    fewest,
+    image_size,
+    longest,
+    make_settings,
+    patch_size,
+)
 
 LABELLED = Material(labelled=500, images=500, side=32, grey=False, gpu=False)
 OTHERS = Material(labelled=100, images=1000, side=300, grey=True, gpu=False)
@@ -43,7 +53,7 @@ def fitted(tmp_path_factory):
     lines = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "seconds_of_a_pass", lambda *_: 0.05)
-        made = fit(folder / "pets", folder / "out", minutes=0.1, overrides=["lr=1e-3"], announce=lines.append)
+        made = fit(folder / "pets", folder / "out", minutes=0.5, overrides=["lr=1e-3"], announce=lines.append)
     return made, folder, lines
 
 
@@ -101,9 +111,9 @@ def test_what_is_finished_is_not_trained_again(fitted, monkeypatch):
     made, folder, _ = fitted
     monkeypatch.setattr(Experiment, "run", None)
     how = {"overrides": ["lr=1e-3"], "announce": lambda _: None}
-    again = fit(folder / "pets", folder / "out", minutes=0.1, **how)
+    again = fit(folder / "pets", folder / "out", minutes=0.5, **how)
     assert torch.equal(again.mistakes.probabilities, made.mistakes.probabilities)
-    with pytest.raises(RecipeError, match=r"holds a fit of something else: minutes was 0.1, now 9"):
+    with pytest.raises(RecipeError, match=r"holds a fit of something else: minutes was 0.5, now 9"):
         fit(folder / "pets", folder / "out", minutes=9, **how)
     pets, file = folder / "pets", folder / "pets.csv"
     # As many of each class, but two labels are exchanged.
@@ -111,7 +121,7 @@ def test_what_is_finished_is_not_trained_again(fitted, monkeypatch):
     rows[0], rows[-1] = rows[0].replace(",cat", ",dog"), rows[-1].replace(",dog", ",cat")
     file.write_text("\n".join(["path,label", *rows]))
     with pytest.raises(RecipeError, match="holds a fit of something else: images was"):
-        fit(pets, folder / "out", file, minutes=0.1, **how)
+        fit(pets, folder / "out", file, minutes=0.5, **how)
 
 
 def test_test_images_are_for_the_last_model(tmp_path):
@@ -309,10 +319,44 @@ def test_a_plan_that_nothing_was_trained_by_is_forgotten(tmp_path):
 def test_methods_that_diverged_leave_the_choice_to_the_others():
     runs = {"sl": [0.5, 0.7], "sl_dropout": [0.9], "ssl_sl_dropout": [], "mix_dropout": []}
     compared = SimpleNamespace(
-        recipe=SimpleNamespace(methods=runs),
-        finished=lambda method: [SimpleNamespace(accuracy=accuracy) for accuracy in runs[method]],
+        recipe=SimpleNamespace(methods={method: SimpleNamespace(label=method) for method in runs}),
+        finished=lambda method: [SimpleNamespace(accuracy=accuracy, test_images=9) for accuracy in runs[method]],
     )
     assert fit_module._best_of_each(compared) == ["sl_dropout"]
     runs.update(sl=[], sl_dropout=[])
     with pytest.raises(RecipeError, match=r"all runs of sl, .* diverged; start anew with --overwrite and a lower rate"):
         fit_module._best_of_each(compared)
+
+
+def test_what_pilots_cannot_tell_is_as_expected():
+    made = fake_comparison("seeds=2", "methods=[sl,mix]")
+    for (method, _), run in made.runs.items():
+        run.accuracy, run.test_images = {"sl": 0.52, "mix": 0.5}[method], 1000
+    chosen, reason = fit_module._choose(made, ["sl", "mix"], "mix")
+    assert chosen == "mix"
+    assert reason.startswith("SL is 2.0 points ahead of MixTraining in the pilots, which 1000 images cannot tell")
+    assert fit_module._choose(made, ["sl", "mix"], "sl") == ("sl", "SL did best in the pilots")
+    for run in made.runs.values():
+        run.test_images = 2000
+    chosen, reason = fit_module._choose(made, ["sl", "mix"], "mix")
+    assert chosen == "sl"
+    assert reason.endswith("more than the standard error of 1.6 points")
+    assert fit_module._choose(made, ["sl"], "mix")[0] == "sl", "what was expected diverged"
+
+
+def test_what_is_expected():
+    assert expected(Material(5000, 5000, 32, False, False)) == "mix_dropout"
+    assert expected(LABELLED) == "sl_dropout"
+    assert expected(OTHERS) == "mix_dropout"
+    assert expected(Material(5000, 5000, 28, True, False)) == "sl_dropout"
+
+
+def test_short_pilots_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_module, "seconds_of_a_pass", lambda *_: 0.5)
+    write_images(tmp_path / "pets", 20)
+    lines = []
+    fit(tmp_path / "pets", tmp_path / "out", minutes=1, announce=lines.append)
+    assert "1 round of pilots" in lines[2]
+    tried = json.loads((tmp_path / "out/pilots-1/results.json").read_text())
+    assert {run["method"] for run in tried["runs"]} == {"sl_dropout", "mix_dropout"}
+    assert not (tmp_path / "out/pilots-2").exists()
