@@ -43,7 +43,6 @@ from mixplug.lab.studies.fit_plan import PLAN, FitPlan
 from mixplug.lab.studies.fit_settings import (
     MODELS,
     PILOTS,
-    SHORTEST_PILOT,
     WITH_SSL,
     WITHOUT_SSL,
     Material,
@@ -51,6 +50,7 @@ from mixplug.lab.studies.fit_settings import (
     fewest,
     longest,
     make_settings,
+    shortest_pilot,
 )
 from mixplug.lab.studies.train import train
 
@@ -251,7 +251,8 @@ def _choose_model(
         part.write_text(f"# What mixplug fit chose; see mixplug show {out / RECIPE}\n{text}", encoding="utf-8")
         recipe = load_recipe(part, [*overrides, "cost=1e9", f"first_seed={seed}"])
         second = seconds_of_a_pass(recipe, progress)
-        rounds = PILOTS if _affordable(minutes, second, PILOTS) * PILOTS[0] >= SHORTEST_PILOT else PILOTS[1:]
+        long_enough = _affordable(minutes, second, PILOTS) * PILOTS[0] >= shortest_pilot(material.share)
+        rounds = PILOTS if long_enough else PILOTS[1:]
         affordable = _affordable(minutes, second, rounds)
         if best and affordable < fewest(len(labelled)):
             part.unlink()

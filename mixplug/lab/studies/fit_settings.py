@@ -32,9 +32,6 @@ MODELS = ((48, 3, 3), (48, 4, 3), (96, 6, 3), (192, 12, 3))
 PILOTS = (1 / 8, 1 / 2)
 """Costs of the first and the second pilots, of the last training's."""
 
-SHORTEST_PILOT = 15.0
-"""Cost below which first pilots show who learns fast, not who learns most: then there are none."""
-
 WITH_SSL, WITHOUT_SSL = ("mix_dropout", "ssl_sl_dropout"), ("sl_dropout", "sl")
 """The methods that are tried, of each kind the one first that is expected to be better; one is tried for longer."""
 
@@ -95,6 +92,11 @@ def fewest(labelled: int) -> float:
 def longest(share: float) -> float:
     """What the last training may cost at most, in passes for each labelled image."""
     return 400.0 * (1 + (share - 1) / 2)
+
+
+def shortest_pilot(share: float) -> float:
+    """Cost below which first pilots show who learns fast, not who learns most: then there are none."""
+    return 15.0 * (1 + (share - 1) / 2)
 
 
 def make_settings(material: Material, model: tuple[int, int, int], table: str, description: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from mixplug.lab.studies.fit_settings import (
     longest,
     make_settings,
     patch_size,
+    shortest_pilot,
 )
 
 LABELLED = Material(labelled=500, images=500, side=32, grey=False, gpu=False)
@@ -195,6 +196,8 @@ def test_the_rules():
     assert others["methods"]["mix_dropout"]["algorithms"][0]["MixTraining"]["mixing"] == "side_by_side"
     assert int(others["sl_duration"][:-2]) > int(alone["sl_duration"][:-2]) == 20
     assert longest(1) == 400
+    assert shortest_pilot(1) == 15
+    assert shortest_pilot(81) == 615
     assert longest(11) == 2400
     assert fewest(100) == 1000
     assert fewest(5000) == 100
