@@ -12,6 +12,7 @@ import hashlib
 import math
 import shlex
 import statistics
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -233,6 +234,7 @@ def _choose_model(
     progress: Progress | None,
 ) -> dict[str, Any]:
     """The model, the cost of the last training, the seeds of the pilots, and the seconds of it all."""
+    began = time.monotonic()
     labelled = _of(rows, "train")
     material = Material(
         len(labelled),
@@ -251,9 +253,12 @@ def _choose_model(
         part.write_text(f"# What mixplug fit chose; see mixplug show {out / RECIPE}\n{text}", encoding="utf-8")
         recipe = load_recipe(part, [*overrides, "cost=1e9", f"first_seed={seed}"])
         second = seconds_of_a_pass(recipe, progress)
-        long_enough = _affordable(minutes, second, PILOTS) * PILOTS[0] >= shortest_pilot(material.share)
+        # What looking at the images and timing steps took is gone.
+        took = time.monotonic() - began
+        left = max(0.6 * minutes, 60 * minutes - took)
+        long_enough = _affordable(left, second, PILOTS) * PILOTS[0] >= shortest_pilot(material.share)
         rounds = PILOTS if long_enough else PILOTS[1:]
-        affordable = _affordable(minutes, second, rounds)
+        affordable = _affordable(left, second, rounds)
         if best and affordable < fewest(len(labelled)):
             part.unlink()
             break
@@ -262,7 +267,7 @@ def _choose_model(
         # What one seed of everything leaves goes to others of the pilots.
         pilots = _cost_of(rounds)
         seeds = min(_MOST_SEEDS, 1 + int((affordable / cost - 1) * (1 + pilots) / pilots))
-        seconds = cost * second * (1 + seeds * pilots) / _OVERHEAD
+        seconds = took + cost * second * (1 + seeds * pilots) / _OVERHEAD
         best = {"model": model, "cost": cost, "pilots": rounds, "seeds": seeds, "seconds": seconds}
     return {**best, "expected": expected(material)}
 
@@ -272,9 +277,9 @@ def _cost_of(rounds: Sequence[float]) -> float:
     return 2 * rounds[-1] + sum(4 * share for share in rounds[:-1])
 
 
-def _affordable(minutes: float, second: float, rounds: Sequence[float]) -> float:
+def _affordable(seconds: float, second: float, rounds: Sequence[float]) -> float:
     """What the last training may cost, with pilots of one seed, at ``second`` seconds for a pass."""
-    return minutes * 60 * _OVERHEAD / (1 + _cost_of(rounds)) / second
+    return seconds * _OVERHEAD / (1 + _cost_of(rounds)) / second
 
 
 def _read(
