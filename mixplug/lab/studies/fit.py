@@ -8,8 +8,6 @@ left. Nothing that is finished is trained again: interrupted, the same command g
 
 from __future__ import annotations
 
-import hashlib
-import math
 import shlex
 import statistics
 import time
@@ -27,8 +25,6 @@ from mixplug import export
 from mixplug.backbones.predicting import load_classifier, predict
 from mixplug.checks import check_int, check_real, counted, expand_home
 from mixplug.data.discovery import FoundImages, find_labelled_images
-from mixplug.data.images import read_square
-from mixplug.data.subsets import is_small_validation, split_validation
 from mixplug.data.tables import TableRow, write_table
 from mixplug.lab.pages.durations import duration
 from mixplug.lab.pages.fit_page import FitPage, write_page
@@ -40,12 +36,13 @@ from mixplug.lab.runs.progress import Progress
 from mixplug.lab.runs.results import Comparison
 from mixplug.lab.studies.budget import seconds_of_a_pass
 from mixplug.lab.studies.compare import Announce, compare
+from mixplug.lab.studies.fit_choice import best_of_each, choose
+from mixplug.lab.studies.fit_images import are_grey, describe_images, digest_of, of_split, split_images
 from mixplug.lab.studies.fit_plan import PLAN, FitPlan
 from mixplug.lab.studies.fit_settings import (
+    KINDS,
     MODELS,
     PILOTS,
-    WITH_SSL,
-    WITHOUT_SSL,
     Material,
     expected,
     fewest,
@@ -67,8 +64,6 @@ _OWN = {
 _OVERHEAD = 0.85
 """Share of the time that goes to training; the rest to loading, evaluation and the page."""
 _MOST_SEEDS = 5
-_FLATTERING = "The method was chosen by them too, so its accuracy is a little flattering."
-_KINDS = (WITHOUT_SSL, WITH_SSL)
 
 
 @dataclass(frozen=True)
@@ -126,11 +121,11 @@ def fit(
     _check_overrides(overrides)
     _check_folder(images, out)
     found = find_labelled_images(images, labels)
-    pilot_rows, rows, judged = _splits(found, seed)
-    described = [_describe(found), judged]
+    pilot_rows, rows, judged = split_images(found, seed)
+    described = [describe_images(found), judged]
     if overwrite:
         _clear(out)
-    asked = {"minutes": minutes, "seed": seed, "overrides": list(overrides), "images": [*described, _digest(rows)]}
+    asked = {"minutes": minutes, "seed": seed, "overrides": list(overrides), "images": [*described, digest_of(rows)]}
     plan = FitPlan(out, asked, begun=any((out / folder).exists() for folder in _FOLDERS))
     for line in described:
         announce(line)
@@ -147,26 +142,26 @@ def fit(
             f"a last training of cost {plan['cost']:.3g}: {duration(plan['seconds'])} in all"
         )
     pilots: list[Comparison] = []
-    methods = [method for kind in _KINDS for method in (kind if len(plan["pilots"]) > 1 else kind[:1])]
+    methods = [method for kind in KINDS for method in (kind if len(plan["pilots"]) > 1 else kind[:1])]
     for number, share in enumerate(plan["pilots"], start=1):
         began = plan.spent
         with plan.counting(), _naming_minutes(minutes):
             recipe = _read(out, PILOT_IMAGES, methods, overrides, share * plan["cost"], plan["seeds"], seed)
             pilots.append(compare(recipe, out / f"pilots-{number}", announce, progress))
-        methods = _best_of_each(pilots[-1])
+        methods = best_of_each(pilots[-1])
         announce(f"About {duration(max(0, plan['seconds'] - plan.spent))} left")
         took = plan.spent - began
-    chosen, reason = _choose(pilots[-1], methods, plan["expected"])
+    chosen, reason = choose(pilots[-1], methods, plan["expected"])
     announce(reason)
     with plan.counting(), _naming_minutes(minutes):
         if "last" not in plan:
-            growth = len(_of(rows, "train")) / len(_of(pilot_rows, "train"))
+            growth = len(of_split(rows, "train")) / len(of_split(pilot_rows, "train"))
             # As the page prints it: what it says trains the same model again.
             plan.decide(last=float(f"{_last_cost(plan, pilots[-1], chosen, took, growth):.6g}"))
         recipe = _read(out, IMAGES, [chosen], overrides, plan["last"], 1, seed)
         train(recipe, chosen, seed, out / "final", progress, announce=announce)
         export(out / "final" / "checkpoint.pt", out / MODEL)
-        mistakes = _judge_model(out / MODEL, _of(rows, "test"))
+        mistakes = _judge_model(out / MODEL, of_split(rows, "test"))
     again = ["train", str(out / RECIPE), "--method", chosen, "--seed", str(seed), f"max_cost={plan['last']:.6g}"]
     page = FitPage(
         [*described, reason],
@@ -180,50 +175,6 @@ def fit(
     return Fitted(page.label, mistakes, page.verdict, out / MODEL, out / PAGE)
 
 
-def _splits(found: FoundImages, seed: int) -> tuple[list[TableRow], list[TableRow], str]:
-    """The images of the pilots and of the last training, each with those to judge by, and that in words."""
-    labelled = [row for row in found.rows if row.split in ("", "train")]
-    test, others = _of(found.rows, "test"), _of(found.rows, "unlabelled")
-    labels = [row.label for row in labelled]
-    held = split_validation(labels, seed)
-    if not len(held):
-        raise ValueError(
-            f"{found.folder} has {counted(len(labelled), 'labelled image')} of {len(found.classes)} classes, too few "
-            f"to hold some out by which methods are judged; label five at least, and two of a class"
-        )
-    out = set(held.tolist())
-    training = [row._replace(split="train") for n, row in enumerate(labelled) if n not in out]
-    validation = [row._replace(split="test") for n, row in enumerate(labelled) if n in out]
-    pilots = [*training, *validation, *others]
-    share = f"{counted(len(held), 'labelled image')} of {len(labelled)}, held out"
-    if is_small_validation(labels, held):
-        share += ", so few that close methods cannot be told apart"
-    if not test:
-        return (
-            pilots,
-            pilots,
-            f"There are no test images: pilots and the last model are judged by {share}. " + _FLATTERING,
-        )
-    last = f"the last model, trained on all, by {counted(len(test), 'test image')}"
-    rows = [*(row._replace(split="train") for row in labelled), *test, *others]
-    return pilots, rows, f"Pilots are judged by {share}; {last}."
-
-
-def _of(rows: Sequence[TableRow], split: str) -> list[TableRow]:
-    return [row for row in rows if row.split == split]
-
-
-def _describe(found: FoundImages) -> str:
-    counts = {split: len(_of(found.rows, split)) for split in ("test", "unlabelled")}
-    fewest, most = min(found.classes.values()), max(found.classes.values())
-    per_class = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    return (
-        f"{found.folder.resolve().name}: {sum(found.classes.values())} labelled images of {len(found.classes)} classes "
-        f"({per_class} of each), {counts['test']} to test on, {counts['unlabelled']} without labels; about "
-        f"{found.width} x {found.height} pixels"
-    )
-
-
 def _choose_model(
     found: FoundImages,
     rows: Sequence[TableRow],
@@ -235,12 +186,12 @@ def _choose_model(
 ) -> dict[str, Any]:
     """The model, the cost of the last training, the seeds of the pilots, and the seconds of it all."""
     began = time.monotonic()
-    labelled = _of(rows, "train")
+    labelled = of_split(rows, "train")
     material = Material(
         len(labelled),
-        len(labelled) + len(_of(rows, "unlabelled")),
+        len(labelled) + len(of_split(rows, "unlabelled")),
         min(found.width, found.height),
-        _are_grey([row.path for row in rows[:: -(-len(rows) // 50)]]),
+        are_grey([row.path for row in rows[:: -(-len(rows) // 50)]]),
         torch.cuda.is_available(),
     )
     description = f"{found.folder.resolve().name}: {len(found.classes)} classes, {len(labelled)} labelled images"
@@ -290,38 +241,6 @@ def _read(
     return load_recipe(out / RECIPE, [*own, f"data.root={(out / table).resolve()}", *overrides])
 
 
-def _best_of_each(comparison: Comparison) -> list[str]:
-    """The most accurate method without and with self-supervised learning, of those that did not all diverge."""
-    working = [method for method in comparison.recipe.methods if comparison.finished(method)]
-    if not working:
-        raise RecipeError(
-            f"all runs of {', '.join(comparison.recipe.methods)} diverged; start anew with --overwrite and a lower "
-            f"rate, such as lr=5e-4"
-        )
-    groups = [[method for method in kind if method in working] for kind in _KINDS]
-    return [_choose(comparison, group, group[0])[0] for group in groups if group]
-
-
-def _choose(comparison: Comparison, methods: Sequence[str], expected: str) -> tuple[str, str]:
-    """The best of some methods, or, where the pilots cannot tell it from that, the expected one; and why."""
-    label = {method: config.label for method, config in comparison.recipe.methods.items()}
-    best = max(methods, key=lambda method: _accuracy(comparison, method))
-    if best == expected or expected not in methods:
-        return best, f"{label[best]} did best in the pilots"
-    ahead = _accuracy(comparison, best) - _accuracy(comparison, expected)
-    images = max(run.test_images or 1 for run in comparison.finished(best))
-    error = math.sqrt(sum(a * (1 - a) / images for a in (_accuracy(comparison, m) for m in (best, expected))))
-    shown = f"{label[best]} is {100 * ahead:.1f} points ahead of {label[expected]} in the pilots"
-    if ahead > error:
-        return best, f"{shown}, more than the standard error of {100 * error:.1f} points"
-    return expected, f"{shown}, which {images} images cannot tell; the latter did better on images like these"
-
-
-def _accuracy(comparison: Comparison, method: str) -> float:
-    """Mean over the runs that did not diverge."""
-    return statistics.fmean(run.accuracy for run in comparison.finished(method))
-
-
 def _last_cost(plan: FitPlan, pilots: Comparison, chosen: str, took: float, growth: float) -> float:
     """What the time that is left buys, by the speed of the last pilots, and at least what one of these cost.
 
@@ -349,15 +268,6 @@ def _judge_model(model: Path, rows: Sequence[TableRow]) -> Mistakes:
     paths = tuple(row.path for row in rows)
     (probabilities,) = predict(classifier, paths).values()
     return Mistakes(paths, labels, probabilities, names)
-
-
-def _are_grey(paths: Sequence[Path]) -> bool:
-    """Whether all of some images have no colours."""
-    for path in paths:
-        red, green, blue = (band.tobytes() for band in read_square(path, None).split())
-        if not red == green == blue:
-            return False
-    return True
 
 
 @contextmanager
@@ -396,12 +306,6 @@ def _check_folder(images: Path, out: Path) -> None:
     there = [name for name in _FILES if (out / name).exists()]
     if there and not (out / PLAN).exists():
         raise RecipeError(f"{out} holds {', '.join(there)}, which no fit left there; choose another --out")
-
-
-def _digest(rows: Sequence[TableRow]) -> str:
-    """Of files and labels: of others of them a fit is another one."""
-    text = repr([(str(row.path.resolve()), row.label, row.split) for row in rows])
-    return f"files and labels {hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def _clear(out: Path) -> None:

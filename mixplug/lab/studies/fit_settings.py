@@ -32,7 +32,7 @@ MODELS = ((48, 3, 3), (48, 4, 3), (96, 6, 3), (192, 12, 3))
 PILOTS = (1 / 8, 1 / 2)
 """Costs of the first and the second pilots, of the last training's."""
 
-WITH_SSL, WITHOUT_SSL = ("mix_dropout", "ssl_sl_dropout"), ("sl_dropout", "sl")
+WITHOUT_SSL, WITH_SSL = KINDS = ("sl_dropout", "sl"), ("mix_dropout", "ssl_sl_dropout")
 """The methods that are tried, of each kind the one first that is expected to be better; one is tried for longer."""
 
 

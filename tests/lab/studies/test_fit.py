@@ -18,6 +18,8 @@ from mixplug.lab.recipes.schema import RecipeError, load_recipe
 from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.studies import fit as fit_module
 from mixplug.lab.studies.fit import fit
+from mixplug.lab.studies.fit_choice import best_of_each, choose
+from mixplug.lab.studies.fit_images import are_grey, of_split, split_images
 from mixplug.lab.studies.fit_plan import FitPlan
 from mixplug.lab.studies.fit_settings import (
     MODELS,
@@ -129,9 +131,9 @@ def test_test_images_are_for_the_last_model(tmp_path):
     write_images(tmp_path / "train", 20)
     write_images(tmp_path / "test", 3)
     write_images(tmp_path, 5, names=("unlabelled",))
-    pilots, rows, judged = fit_module._splits(find_labelled_images(tmp_path), 0)
+    pilots, rows, judged = split_images(find_labelled_images(tmp_path), 0)
     count = {
-        name: {split: len(fit_module._of(part, split)) for split in ("train", "test", "unlabelled")}
+        name: {split: len(of_split(part, split)) for split in ("train", "test", "unlabelled")}
         for name, part in (("pilots", pilots), ("all", rows))
     }
     assert count["pilots"] == {"train": 32, "test": 8, "unlabelled": 5}
@@ -220,8 +222,8 @@ def test_what_the_rules_make_is_a_recipe(material, tmp_path):
 def test_colours(tmp_path):
     write_images(tmp_path / "a", 1)
     write_images(tmp_path / "b", 1, colour=False)
-    assert not fit_module._are_grey(sorted((tmp_path / "a").rglob("*.png")))
-    assert fit_module._are_grey(sorted((tmp_path / "b").rglob("*.png")))
+    assert not are_grey(sorted((tmp_path / "a").rglob("*.png")))
+    assert are_grey(sorted((tmp_path / "b").rglob("*.png")))
 
 
 def test_a_plan_counts_time_and_keeps_decisions(tmp_path):
@@ -268,7 +270,7 @@ def test_a_damaged_image_is_named(tmp_path):
     path = tmp_path / "cat/000.png"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"cat/000.png cannot be read as an image"):
-        fit_module._are_grey([path])
+        are_grey([path])
 
 
 @pytest.mark.parametrize(
@@ -325,26 +327,26 @@ def test_methods_that_diverged_leave_the_choice_to_the_others():
         recipe=SimpleNamespace(methods={method: SimpleNamespace(label=method) for method in runs}),
         finished=lambda method: [SimpleNamespace(accuracy=accuracy, test_images=9) for accuracy in runs[method]],
     )
-    assert fit_module._best_of_each(compared) == ["sl_dropout"]
+    assert best_of_each(compared) == ["sl_dropout"]
     runs.update(sl=[], sl_dropout=[])
     with pytest.raises(RecipeError, match=r"all runs of sl, .* diverged; start anew with --overwrite and a lower rate"):
-        fit_module._best_of_each(compared)
+        best_of_each(compared)
 
 
 def test_what_pilots_cannot_tell_is_as_expected():
     made = fake_comparison("seeds=2", "methods=[sl,mix]")
     for (method, _), run in made.runs.items():
         run.accuracy, run.test_images = {"sl": 0.52, "mix": 0.5}[method], 1000
-    chosen, reason = fit_module._choose(made, ["sl", "mix"], "mix")
+    chosen, reason = choose(made, ["sl", "mix"], "mix")
     assert chosen == "mix"
     assert reason.startswith("SL is 2.0 points ahead of MixTraining in the pilots, which 1000 images cannot tell")
-    assert fit_module._choose(made, ["sl", "mix"], "sl") == ("sl", "SL did best in the pilots")
+    assert choose(made, ["sl", "mix"], "sl") == ("sl", "SL did best in the pilots")
     for run in made.runs.values():
         run.test_images = 2000
-    chosen, reason = fit_module._choose(made, ["sl", "mix"], "mix")
+    chosen, reason = choose(made, ["sl", "mix"], "mix")
     assert chosen == "sl"
     assert reason.endswith("more than the standard error of 1.6 points")
-    assert fit_module._choose(made, ["sl"], "mix")[0] == "sl", "what was expected diverged"
+    assert choose(made, ["sl"], "mix")[0] == "sl", "what was expected diverged"
 
 
 def test_what_is_expected():
