@@ -281,7 +281,7 @@ PLACEHOLDERS = {
     r"\[key2?=\S*( \.\.\.)?\]": "",
     r"\[(--[^\]]*)\]": r"\1",
     r"\bkey=v1,v2": "epochs=20,40",
-    r"(--(?:seeds?|turns|steps|count|top)) [A-Z]\b": r"\1 2",
+    r"(--(?:(?:max-)?seeds?|turns|steps|count|top|minutes)) [A-Z]\b": r"\1 2",
     r"(--(?:low|high)) R\b": r"\1 0.1",
     r"\bDIR\.\.\.": "DIR",
     r"\bIMAGES\b": "data.dataset=image_folder data.root=FOLDER STATISTICS",
