@@ -33,7 +33,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from composer.core import DataSpec, Event, State, Time, TimeUnit
+from composer.core import DataSpec, Event, State, Time
 from composer.loggers import Logger
 from composer.utils import create_interval_scheduler
 
@@ -45,6 +45,7 @@ from mixplug.algorithms.trainer.contract import (
     find,
     is_over,
     position_of,
+    units_done,
     unwrapped_model,
 )
 from mixplug.backbones import Backbone
@@ -196,7 +197,7 @@ class KeepBest(PhasedAlgorithm):
         sign = -1 if self.signal == "ssl_loss" else 1
         if not math.isnan(value) and (self._best is None or sign * value >= sign * self._best["value"]):
             metrics = {name: float(number) for name, number in state.eval_metric_values.items()}
-            self._best = {"value": value, "at": _time_of(state), "batch": batch, "metrics": metrics}
+            self._best = {"value": value, "at": units_done(state), "batch": batch, "metrics": metrics}
             self._best["model"] = _copy_weights(state)
         best_batch = {} if self._best is None else {"keep_best/best_batch": self._best["batch"]}
         logger.log_metrics({f"keep_best/{self.signal}": value, **best_batch})
@@ -253,16 +254,6 @@ def _in_last_phase(state: State) -> bool:
     """Whether a batch of it has been trained; before, the weights are still what the phase before has made."""
     position = position_of(state)
     return position.phase is _last_phase(state) and position.progress > 0
-
-
-def _time_of(state: State) -> float:
-    """What is over of the run, in its unit, to the batch."""
-    assert state.max_duration is not None
-    time, unit = state.timestamp, state.max_duration.unit
-    done: float = time.get(unit).value
-    if unit is TimeUnit.EPOCH and state.dataloader_len is not None:
-        done += time.batch_in_epoch.value / max(1, state.dataloader_len.value)
-    return done
 
 
 def _accuracy(state: State) -> str:

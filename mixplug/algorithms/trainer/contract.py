@@ -185,6 +185,15 @@ def is_over(state: State) -> bool:
     return state.timestamp >= length or (of_last_epoch and is_last_batch(state))
 
 
+def units_done(state: State) -> float:
+    """What is over of the run, in its unit, to the batch."""
+    assert state.max_duration is not None
+    done: float = state.timestamp.get(state.max_duration.unit).value
+    if state.max_duration.unit is TimeUnit.EPOCH and state.dataloader_len is not None:
+        done += state.timestamp.batch_in_epoch.value / max(1, state.dataloader_len.value)
+    return done
+
+
 def is_last_batch(state: State) -> bool:
     """Whether the epoch's last batch is over, and the epoch is about to end."""
     return state.dataloader_len is not None and state.timestamp.batch_in_epoch == state.dataloader_len

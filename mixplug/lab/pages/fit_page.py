@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class FitPage:
     command: str
     seconds: float
 
-    @property
+    @functools.cached_property
     def verdict(self) -> list[str]:
         """What the longer pilots say of the methods, and how much of that may be chance."""
         last = self.pilots[-1]

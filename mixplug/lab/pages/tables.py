@@ -29,7 +29,7 @@ def comparison_table(comparison: Comparison) -> Table:
             Column("Method", [row.label for row in rows], words=True),
             *_accuracies(rows, tasks),
             *_seed_counts(rows),
-            Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST),
+            _costs(rows),
             *_operations(rows),
             # At equal cost there is nothing to speed up.
             *([] if comparison.recipe.budgets else [Column("Speedup", [_speedup(row) for row in rows], note=SPEEDUP)]),
@@ -54,7 +54,7 @@ def sweep_listing(sweep: Sweep) -> Table:
             ),
             Column("Method", [row.label for row in rows], words=True),
             *_accuracies(rows, _tasks(rows)),
-            Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST),
+            _costs(rows),
             Column("Latency (s)", [_seconds(row) for row in rows], note=LATENCY),
             Column("Speedup", [_speedup(row) for row in rows], spare=True, note=SPEEDUP),
         ],
@@ -136,6 +136,10 @@ def _seed_counts(rows: Sequence[Row]) -> list[Column]:
     """How many seeds each mean is of, where they differ."""
     counts = [str(row.seeds) for row in rows]
     return [Column("Seeds", counts)] if len(set(counts)) > 1 and not any(row.diverged for row in rows) else []
+
+
+def _costs(rows: Sequence[Row]) -> Column:
+    return Column("Cost", ["" if row.cost is None else f"{row.cost:.0f}" for row in rows], note=COST)
 
 
 def _operations(rows: Sequence[Row]) -> list[Column]:

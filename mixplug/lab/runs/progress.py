@@ -11,7 +11,7 @@ from composer.core import Callback, State, TimeUnit
 from composer.loggers import Logger
 
 from mixplug import PhaseSwitch
-from mixplug.algorithms.trainer.contract import find
+from mixplug.algorithms.trainer.contract import find, units_done
 
 Progress = Callable[[float, float, str], None]
 """Called as ``progress(done, total, text)``, in the unit of the run; what stands before a colon names the run."""
@@ -37,7 +37,7 @@ class RunProgress(Callback):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Begin, or go on."""
-        self._began, self._done_before = time.monotonic(), _done(state)
+        self._began, self._done_before = time.monotonic(), units_done(state)
         self._shown = 0.0
         self._phase = ""
         self._start_epoch(state)
@@ -60,7 +60,9 @@ class RunProgress(Callback):
             self._shown = now
             loss = state.total_loss_dict.get("loss/train/total", math.nan)
             total = _length(state)
-            self._progress(min(_done(state), total), total, f"{self._phase}, {self._where(state)}, loss {loss:.3f}")
+            self._progress(
+                min(units_done(state), total), total, f"{self._phase}, {self._where(state)}, loss {loss:.3f}"
+            )
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Note the accuracy, which belongs to the epoch's line."""
@@ -68,12 +70,12 @@ class RunProgress(Callback):
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
         """Say what the epoch was like; an evaluation at its end is over, but for some at the end of the run."""
-        if _done(state) < _length(state):
+        if units_done(state) < _length(state):
             self._end_epoch(state)
 
     def close(self, state: State, logger: Logger) -> None:
         """Say what the last epoch was like, of which a run in batches may have a part."""
-        if self._losses and _done(state) >= _length(state):
+        if self._losses and units_done(state) >= _length(state):
             self._end_epoch(state)
 
     def _start_epoch(self, state: State) -> None:
@@ -93,7 +95,7 @@ class RunProgress(Callback):
         accuracy = [] if self._measured is None else [f"accuracy {100 * self._measured:.2f}%"]
         images = state.timestamp.sample.value - self._images_before
         rate = images / max(_seconds(state) - self._trained_before, 1e-9)
-        total, done = _length(state), _done(state)
+        total, done = _length(state), units_done(state)
         since = max(done - self._done_before, 1e-9)
         left = (time.monotonic() - self._began) / since * max(total - done, 0)
         parts = [losses, *accuracy, f"{rate:.0f} images/s", f"{timedelta(seconds=round(left))} left"]
@@ -111,15 +113,6 @@ class RunProgress(Callback):
 def _length(state: State) -> float:
     assert state.max_duration is not None
     return state.max_duration.value
-
-
-def _done(state: State) -> float:
-    """How much of the run is over, in its unit, to the batch."""
-    assert state.max_duration is not None
-    done: float = state.timestamp.get(state.max_duration.unit).value
-    if state.max_duration.unit == TimeUnit.EPOCH and state.dataloader_len is not None:
-        done += state.timestamp.batch_in_epoch.value / max(1, state.dataloader_len.value)
-    return done
 
 
 def _seconds(state: State) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mixplug.checks import counted
@@ -99,10 +99,9 @@ def verdict_lines(comparison: Comparison, verdict: Verdict | None) -> list[str]:
     if verdict.is_decided:
         order = f"Verdict: {label[leader]} is best, {by}."
     else:
-        rivals = [label[method] for method in verdict.in_question]
-        first = f"{label[leader]} is {by}"
-        more = f"; {len(rivals)} of {counted(len(label) - 1, 'other method')} may be as good" if len(rivals) > 1 else ""
-        order = f"Verdict: undecided. {first}{more}."
+        rivals, others = len(verdict.in_question), counted(len(label) - 1, "other method")
+        more = f"; {rivals} of {others} may be as good" if rivals > 1 else ""
+        order = f"Verdict: undecided. {label[leader]} is {by}{more}."
     lines = [order]
     if verdict.helped is not None:
         one, none, difference = verdict.helped
@@ -129,8 +128,7 @@ def verdict_content(verdict: Verdict | None, lines: list[str]) -> dict[str, Any]
         return {}
 
     def plain(difference: Difference) -> dict[str, Any]:
-        ends = {end: value if math.isfinite(value) else None for end, value in _ends(difference).items()}
-        return {"mean": difference.mean, **ends, "seeds": difference.seeds}
+        return {name: value if math.isfinite(value) else None for name, value in asdict(difference).items()}
 
     helped = verdict.helped
     return {
@@ -144,13 +142,8 @@ def verdict_content(verdict: Verdict | None, lines: list[str]) -> dict[str, Any]
     }
 
 
-def _ends(difference: Difference) -> Mapping[str, float]:
-    return {"low": difference.low, "high": difference.high}
-
-
 def _by(comparison: Comparison, one: str, other: str, difference: Difference) -> str:
     """'1.6 points ahead of ... (interval 0.3 to 2.9, 5 seeds, at equal cost)'."""
-    rows = {row.method: row for row in comparison.rows()}
     mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
     way = "ahead of" if mean >= 0 else "behind"
     if math.isinf(low):
@@ -158,7 +151,7 @@ def _by(comparison: Comparison, one: str, other: str, difference: Difference) ->
     else:
         low, high = (low, high) if mean >= 0 else (-high, -low)
         interval = f"interval {low:+.1f} to {high:+.1f}"
-    costs = rows[one].cost, rows[other].cost
+    costs = [comparison.finished(method)[0].cost for method in (one, other)]
     cost = "at costs that are not known"
     if costs[0] and costs[1]:
         ratio = costs[0] / costs[1]

@@ -252,11 +252,10 @@ def _last_cost(plan: FitPlan, pilots: Comparison, chosen: str, took: float, grow
         growth: Labelled images of the last training for each of the pilots.
     """
     runs = [run for run in pilots.runs.values() if run.cost and run.diverged is None]
-    second = max(took, sum(run.seconds for run in runs)) / sum(run.cost or 0 for run in runs)
-    own = [run.seconds / (run.cost or 1) for run in pilots.finished(chosen)]
-    mean = sum(run.seconds for run in runs) / sum(run.cost or 0 for run in runs)
-    second *= growth * statistics.fmean(own) / mean
-    affordable = (plan["seconds"] - plan.spent) / second
+    trained = sum(run.seconds for run in runs)
+    # The chosen method's own speed in training, and the share of time that went to all else.
+    own = statistics.fmean(run.seconds / (run.cost or 1) for run in pilots.finished(chosen))
+    affordable = (plan["seconds"] - plan.spent) / (own * growth * max(took, trained) / trained)
     return min(max(affordable, PILOTS[-1] * plan["cost"]), 1.5 * plan["cost"])
 
 
