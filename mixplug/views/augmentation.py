@@ -120,28 +120,19 @@ def shrink_into(images: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         ``(B, C, H, W)``, of the images' type; what lies outside of the boxes means nothing.
     """
-    batch, channels, height, width = images.shape
-    top, left, box_height, box_width = beside(images, boxes)
     # Half precision is too coarse for places and for products.
     pixels = images.to(torch.promote_types(images.dtype, torch.float32))
-    row, next_row, below = _neighbours(top, box_height, height, pixels.dtype)
-    column, next_column, right = _neighbours(left, box_width, width, pixels.dtype)
-    # Whole rows are chosen first, for that is copying memory.
-    first = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * height
-    rows = pixels.reshape(-1, width)
-    upper, lower = (rows.index_select(0, (first + r[:, None]).flatten()).view(images.shape) for r in (row, next_row))
-    narrow = torch.lerp(upper, lower, below[:, None, :, None])
-    before, after = (narrow.gather(3, c[:, None, None].expand(images.shape)) for c in (column, next_column))
-    return torch.lerp(before, after, right[:, None, None]).to(images.dtype)
+    top, left, box_height, box_width = beside(images, boxes)
+    places = images.new_empty(len(images), *images.shape[-2:], 2, dtype=pixels.dtype)
+    places[..., 0] = _places(left, box_width, images.shape[-1], pixels.dtype)[:, None]
+    places[..., 1] = _places(top, box_height, images.shape[-2], pixels.dtype)[..., None]
+    return F.grid_sample(pixels, places, padding_mode="border", align_corners=False).to(images.dtype)
 
 
-def _neighbours(start: Tensor, length: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """``(B, size)`` each: of each pixel of an axis the two that it is made of, and how much of it is the second's."""
-    scale = size / length.clamp_min(1).to(dtype)
-    pixels = torch.arange(size, device=start.device, dtype=dtype) - start[:, None]
-    places = ((pixels + 0.5) * scale[:, None] - 0.5).clamp(0, size - 1)
-    first = places.floor()
-    return first.long(), (first.long() + 1).clamp_max(size - 1), places - first
+def _places(start: Tensor, length: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """``(B, size)``: where in the whole axis each pixel of it is taken from, as ``grid_sample`` counts, from -1 to 1."""
+    pixels = torch.arange(0.5, size, device=start.device, dtype=dtype) - start[:, None]
+    return (pixels * (2 / length.clamp_min(1).to(dtype))[:, None] - 1).clamp_(-1, 1)
 
 
 _LARGE = 64 * 64
