@@ -130,7 +130,7 @@ def shrink_into(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _places(start: Tensor, length: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """``(B, size)``: where in the whole axis each pixel of it is taken from, as ``grid_sample`` counts, from -1 to 1."""
+    """``(B, size)``: where in the whole axis each pixel of it is taken from, in [-1, 1], as ``grid_sample`` counts."""
     pixels = torch.arange(0.5, size, device=start.device, dtype=dtype) - start[:, None]
     return (pixels * (2 / length.clamp_min(1).to(dtype))[:, None] - 1).clamp_(-1, 1)
 
