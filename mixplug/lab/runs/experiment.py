@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +38,7 @@ from mixplug.lab.runs.inputs import Inputs, make_inputs
 from mixplug.lab.runs.keeping import make_keep_best, measuring_interval
 from mixplug.lab.runs.probes import check_probes, judge_features, probe_features
 from mixplug.lab.runs.progress import Progress, RunProgress
-from mixplug.lab.runs.results import RunResult
+from mixplug.lab.runs.results import RunResult, trains_classifier
 from mixplug.lab.runs.resumption import ProgressSaver, Unfinished, describe_time
 from mixplug.objectives import MAE, Reconstruction
 from mixplug.schedules.phases import Phase, PhasePlan
@@ -121,7 +122,7 @@ class Experiment:
                 self._cpu_time,
                 ModelDescription(make_spec(recipe, self.inputs)),
                 *(build(spec, Callback, f"callbacks.{index}") for index, spec in enumerate(recipe.callbacks)),
-                *([RunProgress(progress, announce, self._accuracy)] if progress or announce else []),
+                *([RunProgress(progress, announce, self._accuracy, self._work)] if progress or announce else []),
                 *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration, checkpoints)),
                 *([] if self._saver is None else [self._saver]),
             ],
@@ -145,6 +146,21 @@ class Experiment:
     def _unit_costs(self) -> dict[str, float]:
         known = self.run_cost.is_exact and self.max_duration.unit is TimeUnit.EPOCH
         return {phase.value: passes for phase, passes in self.run_cost.of_units().items()} if known else {}
+
+    @functools.cached_property
+    def _weights(self) -> dict[str, float]:
+        """What a unit of each phase costs as the run begins; the same for all where that is not known."""
+        return self._unit_costs or dict.fromkeys((span.phase.value for span in self.plan.phases), 1.0)
+
+    def _work(self, done: float) -> float:
+        """How much of the run's work its first ``done`` units are, in units of average cost.
+
+        An epoch of SSL may pass over a hundred times as many images as one of SL.
+        """
+        spans = [(span, self._weights[span.phase.value]) for span in self.plan.phases]
+        whole = sum(span.length * weight for span, weight in spans)
+        begun = sum(min(max(done - span.start, 0), span.length) * weight for span, weight in spans)
+        return self.plan.total * begun / whole
 
     @property
     def kept(self) -> str:
@@ -181,11 +197,11 @@ class Experiment:
             backbone = unattached_backbone(self.model, self.backbone_path)
             features = probe_features(self.recipe, self._seed, backbone, state)
             probes = judge_features(features.values(), self.recipe.probes)
-        untrained = {span.phase for span in self.plan.phases} <= {Phase.SSL}
+        accuracy = float(state.eval_metric_values[self._accuracy])
+        if probes and not trains_classifier(span.phase.value for span in self.plan.phases):
+            accuracy = next(iter(probes.values()))
         return self._result(
-            accuracy=next(iter(probes.values()))
-            if probes and untrained
-            else float(state.eval_metric_values[self._accuracy]),
+            accuracy=accuracy,
             probes=probes,
             task_accuracies={
                 task: float(state.eval_metric_values[f"{self._accuracy}/{task}"]) for task in self.inputs.tasks if task

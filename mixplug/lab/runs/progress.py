@@ -14,7 +14,7 @@ from mixplug import PhaseSwitch
 from mixplug.algorithms.trainer.contract import find, units_done
 
 Progress = Callable[[float, float, str], None]
-"""Called as ``progress(done, total, text)``, in the unit of the run; what stands before a colon names the run."""
+"""Called as ``progress(done, total, text)``, in units of average cost; what stands before a colon names the run."""
 
 _EVERY = 0.1
 """Seconds between two calls, which is as often as anybody can read."""
@@ -28,16 +28,23 @@ class RunProgress(Callback):
         announce: Called at the end of each epoch with a line: mean losses, the accuracy where it was measured, images
             per second of training, and the time left.
         metric: Which of the model's metrics is the accuracy.
+        work: How much of the run's work its first units are, of as many; bar and time left go by it.
     """
 
-    def __init__(self, progress: Progress | None, announce: Callable[[str], None] | None, metric: str) -> None:
-        self._progress, self._announce, self._metric = progress, announce, metric
+    def __init__(
+        self,
+        progress: Progress | None,
+        announce: Callable[[str], None] | None,
+        metric: str,
+        work: Callable[[float], float],
+    ) -> None:
+        self._progress, self._announce, self._metric, self._work = progress, announce, metric, work
         self._losses: dict[str, list[float]] = {}
         self._measured: float | None = None
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Begin, or go on."""
-        self._began, self._done_before = time.monotonic(), units_done(state)
+        self._began, self._done_before = time.monotonic(), self._work(units_done(state))
         self._shown = 0.0
         self._phase = ""
         self._start_epoch(state)
@@ -60,13 +67,13 @@ class RunProgress(Callback):
             self._shown = now
             loss = state.total_loss_dict.get("loss/train/total", math.nan)
             total = _length(state)
-            self._progress(
-                min(units_done(state), total), total, f"{self._phase}, {self._where(state)}, loss {loss:.3f}"
-            )
+            done = min(self._work(units_done(state)), total)
+            self._progress(done, total, f"{self._phase}, {self._where(state)}, loss {loss:.3f}")
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Note the accuracy, which belongs to the epoch's line."""
-        self._measured = float(state.eval_metric_values[self._metric])
+        """Note the accuracy, which belongs to the epoch's line; in SSL nothing has trained the classifier yet."""
+        if self._phase != "SSL":
+            self._measured = float(state.eval_metric_values[self._metric])
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
         """Say what the epoch was like; an evaluation at its end is over, but for some at the end of the run."""
@@ -95,7 +102,7 @@ class RunProgress(Callback):
         accuracy = [] if self._measured is None else [f"accuracy {100 * self._measured:.2f}%"]
         images = state.timestamp.sample.value - self._images_before
         rate = images / max(_seconds(state) - self._trained_before, 1e-9)
-        total, done = _length(state), units_done(state)
+        total, done = _length(state), self._work(units_done(state))
         since = max(done - self._done_before, 1e-9)
         left = (time.monotonic() - self._began) / since * max(total - done, 0)
         parts = [losses, *accuracy, f"{rate:.0f} images/s", f"{timedelta(seconds=round(left))} left"]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mixplug.lab.recipes.schema import Recipe
 from mixplug.lab.runs.mean_std import MeanStd
 from mixplug.objectives import Reconstruction
+
+
+def trains_classifier(phases: Iterable[str]) -> bool:
+    """Whether one of ``phases``, by name, trains the classifier; if not, a run is judged by its first probe."""
+    return not {*phases} <= {"ssl"}
 
 
 @dataclass

@@ -21,7 +21,7 @@ from mixplug.lab.pages.pictures import reconstructions
 from mixplug.lab.pages.styles import method_styles
 from mixplug.lab.pages.tables import comparison_table, measured
 from mixplug.lab.pages.trade_offs import pareto
-from mixplug.lab.recipes.schema import Recipe, RecipeError, to_plain
+from mixplug.lab.recipes.schema import PROBES, Recipe, RecipeError, to_plain
 from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment
@@ -30,7 +30,7 @@ from mixplug.lab.runs.folders import BUDGET, STARTED, check_out, clear_out, with
 from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.interruption import GO_ON, naming_run, saying_what_is_kept
 from mixplug.lab.runs.progress import Progress
-from mixplug.lab.runs.results import Comparison, RunResult
+from mixplug.lab.runs.results import Comparison, RunResult, trains_classifier
 from mixplug.lab.runs.resumption import Unfinished
 from mixplug.lab.runs.verdict import judge, verdict_content, verdict_lines
 from mixplug.lab.studies.budget import with_cost_for_minutes
@@ -171,7 +171,9 @@ def run_to_its_end(experiment: Experiment) -> tuple[RunResult, str]:
         result = experiment.run()
     except DivergedError as error:
         return experiment.diverged(error), f"diverged at batch {error.batch}: {error}"
-    return result, f"accuracy {100 * result.accuracy:.2f}% in {result.seconds:.1f} s"
+    probes = () if trains_classifier(result.lengths) else experiment.recipe.probes
+    name = PROBES[probes[0]] if probes else "accuracy"
+    return result, f"{name} {100 * result.accuracy:.2f}% in {result.seconds:.1f} s"
 
 
 def cells_of(recipe: Recipe) -> list[tuple[str, int]]:

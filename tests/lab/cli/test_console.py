@@ -56,6 +56,28 @@ def test_a_bar_moves_by_batches(monkeypatch):
     assert [text[:18] for _, _, text in steps] == ["SL, epoch 1 of 2, "] * 3 + ["SL, epoch 2 of 2, "] * 3
 
 
+def test_a_bar_and_the_time_left_go_by_cost_where_an_epoch_of_one_phase_passes_over_more_images(monkeypatch):
+    monkeypatch.setattr(progress_module, "_EVERY", 0)
+    steps: list[float] = []
+    other = ["data.fraction=1", "data.labels=90", "ssl_data={same: true}", "pictures=0", "eval_interval=1dur"]
+    recipe = load_recipe(TINY, [*other, "ssl_duration=1ep", "sl_duration=2ep"])
+    experiment = Experiment(recipe, "ssl_sl", 0, lambda done, total, text: steps.append(done))
+    costs = experiment.run().unit_costs
+    of_ssl = 3 * costs["ssl"] / (costs["ssl"] + 2 * costs["sl"])
+    assert of_ssl > 1.5  # of three units, though SSL is one of three epochs
+    assert [step for step in steps if abs(step - of_ssl) < 1e-9]
+    assert steps[-1] == 3
+    assert steps == sorted(steps)
+
+
+def test_while_nothing_has_trained_a_classifier_lines_name_the_probe(tmp_path, capsys):
+    words = ["compare", str(TINY), "methods=[ssl_sl]", "sl_duration=0ep", "seeds=1", "pictures=0", "probes=[knn]"]
+    assert main([*words, "eval_interval=1ep", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"SSL\+SL, seed 0: kNN \d+\.\d\d% in ", out)
+    assert "accuracy" not in out
+
+
 def test_a_terminal_of_80_characters():
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     assert make_lines(console) is None
