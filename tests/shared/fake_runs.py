@@ -6,6 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
+import pytest
+from matplotlib.figure import Figure
+
+import mixplug.lab.pages.figures as figures_module
+import mixplug.lab.studies.compare as compare_module
+import mixplug.lab.studies.sweep as sweep_module
 from mixplug.lab.recipes.grid import grid_points, read_points
 from mixplug.lab.recipes.schema import Recipe, load_recipe
 from mixplug.lab.runs.results import Comparison, Point, RunResult, Sweep
@@ -76,3 +82,16 @@ class FakeExperiment:
     def run(self) -> RunResult:
         self.trained.append(self.arguments[1:])
         return fake_run(*self.arguments)
+
+
+def fake_studies(patch: pytest.MonkeyPatch) -> None:
+    """Have comparisons and sweeps run and draw what costs nothing."""
+    patch.setattr(compare_module, "Experiment", FakeExperiment)
+    drawn = (
+        (compare_module, "pareto"),
+        (figures_module, "curves"),
+        (sweep_module, "accuracy"),
+        (sweep_module, "trade_off"),
+    )
+    for module, name in drawn:
+        patch.setattr(module, name, lambda *_: Figure(figsize=(1, 1)))

@@ -1,4 +1,4 @@
-"""Losses and accuracy over the run, all methods against what they have cost by then."""
+"""Losses, accuracy and settings over the run, all methods against what they have cost by then."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _LEARNING = (Phase.SSL, Phase.MIX)
 _WEIGHED = {"ssl": _LEARNING, "rank_me": _LEARNING, "sl": (Phase.MIX, Phase.SL), "accuracy": tuple(Phase)}
 """The phases in which a loss is trained on; what it is elsewhere means nothing."""
 
+Points = list[list[float]]
+"""Each [time, value]."""
+
 
 def curves(methods: Mapping[str, Sequence[RunResult]], styles: Mapping[str, Style] | None = None) -> Figure:
     """Phases, accuracy and losses of all methods, mean and standard deviation over seeds, against their cost.
@@ -29,30 +32,72 @@ def curves(methods: Mapping[str, Sequence[RunResult]], styles: Mapping[str, Styl
         methods: The runs of each method, one for each seed, by its label.
         styles: Of each method; by default one colour.
     """
+
+    def of(name: str, kind: str | None = None) -> dict[str, list[Points]]:
+        chosen = {label: runs for label, runs in methods.items() if kind is None or runs[0].objective == kind}
+        return {label: [curve(run, name) for run in runs] for label, runs in chosen.items()}
+
+    kinds = list(dict.fromkeys(runs[0].objective for runs in methods.values() if curve(runs[0], "ssl")))
+    panels = {"test accuracy (%)": of("accuracy"), "SL loss": of("sl")}
+    # Losses of different objectives have nothing to do with each other.
+    panels |= {"SSL loss" if len(kinds) < 2 else f"SSL loss\n{kind}": of("ssl", kind) for kind in kinds}
+    panels["RankMe"] = of("rank_me")
+    for runs in panels["test accuracy (%)"].values():
+        runs[:] = [[[time, 100 * value] for time, value in points] for points in runs]
+    return _draw_panels(methods, styles, panels, of_seeds(len(next(iter(methods.values())))))
+
+
+def schedules(methods: Mapping[str, Sequence[RunResult]], styles: Mapping[str, Style] | None = None) -> Figure | None:
+    """What steps of all methods began with: learning rate, momentum, what schedules say. Every seed has the same.
+
+    What neither changes over a run nor differs between methods is left out.
+
+    Args:
+        methods: As of :func:`curves`.
+        styles: As of :func:`curves`.
+
+    Returns:
+        None where there is nothing of the kind.
+    """
+    names = dict.fromkeys(name for runs in methods.values() for name in runs[0].settings)
+    panels = {
+        name.replace("_", " "): {
+            label: [runs[0].settings[name]] for label, runs in methods.items() if name in runs[0].settings
+        }
+        for name in names
+    }
+    panels = {
+        title: of
+        for title, of in panels.items()
+        if len({value for (points,) in of.values() for _, value in points}) > 1
+    }
+    return _draw_panels(methods, styles, panels, "") if panels else None
+
+
+def _draw_panels(
+    methods: Mapping[str, Sequence[RunResult]],
+    styles: Mapping[str, Style] | None,
+    panels: Mapping[str, Mapping[str, Sequence[Points]]],
+    title: str,
+) -> Figure:
+    """The phases of all methods and, by its title, each panel below with what it shows of every run of some methods."""
     styles = styles or {label: Style("#1f6fb4") for label in methods}
     known = has_costs(methods)
-    first = [runs[0] for runs in methods.values()]
-    kinds = list(dict.fromkeys(run.objective for run in first if curve(run, "ssl")))
-    panels: list[tuple[str, str, str | None]] = [("accuracy", "test accuracy (%)", None), ("sl", "SL loss", None)]
-    # Losses of different objectives have nothing to do with each other.
-    panels += [("ssl", "SSL loss" if len(kinds) < 2 else f"SSL loss\n{kind}", kind) for kind in kinds]
-    panels.append(("rank_me", "RankMe", None))
-    panels = [p for p in panels if any(curve(run, p[0]) for run in first)]
+    panels = {name: shown for name, shown in panels.items() if any(any(runs) for runs in shown.values())}
     heights = [0.3 * len(methods) + 0.2, *(2.3 for _ in panels)]
     figure = Figure(figsize=(7.5, sum(heights) + 0.6), dpi=150, layout="constrained")
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     _draw_phases(grid[0], methods, styles, known)
-    for axes, (name, title, kind) in zip(grid[1:], panels, strict=True):
-        for label, runs in methods.items():
-            if kind is None or runs[0].objective == kind:
-                _draw(axes, runs, name, styles[label], known)
-        axes.set_ylabel(title, fontsize=9)
+    for axes, (name, shown) in zip(grid[1:], panels.items(), strict=True):
+        for label, points in shown.items():
+            _draw(axes, points, methods[label][0], styles[label], known)
+        axes.set_ylabel(name, fontsize=9)
         axes.grid(alpha=0.25)
         axes.tick_params(labelsize=8)
-    unit = {"ep": "epoch", "ba": "batch"}[first[0].unit]
+    unit = {"ep": "epoch", "ba": "batch"}[next(iter(methods.values()))[0].unit]
     grid[-1].set_xlabel(axis_title(True) if known else unit)
     grid[-1].set_xlim(left=0)
-    grid[0].set_title(of_seeds(len(next(iter(methods.values())))), fontsize=8, loc="right")
+    grid[0].set_title(title, fontsize=8, loc="right")
     return figure
 
 
@@ -81,7 +126,7 @@ def phase_at(run: RunResult, time: float) -> Phase:
     return max((p for p in Phase if run.lengths.get(p.value)), key=list(Phase).index)
 
 
-def curve(run: RunResult, name: str) -> list[list[float]]:
+def curve(run: RunResult, name: str) -> Points:
     """The points [time, value] of a history where they mean something."""
     return [point for point in run.history.get(name, ()) if phase_at(run, point[0]) in _WEIGHED[name]]
 
@@ -113,14 +158,15 @@ def _draw_phases(
         side.set_visible(False)
 
 
-def _draw(axes: Axes, runs: Sequence[RunResult], name: str, style: Style, known: bool) -> None:
-    found = np.array([curve(run, name) for run in runs])
+def _draw(axes: Axes, points: Sequence[Points], run: RunResult, style: Style, known: bool) -> None:
+    """Draw the mean and the standard deviation of a method's runs, of which ``run`` is one."""
+    found = np.array(points)
     if not found.size:
         return
-    times, values = found[0, :, 0], found[:, :, 1] * (100 if name == "accuracy" else 1)
-    at = np.array(spent(runs[0], times.tolist())) if known else times
+    times, values = found[0, :, 0], found[:, :, 1]
+    at = np.array(spent(run, times.tolist())) if known else times
     mean = values.mean(0)
-    if len(runs) > 1:
+    if len(points) > 1:
         deviation = values.std(0, ddof=1)
         axes.fill_between(at, mean - deviation, mean + deviation, color=style.colour, alpha=0.15, linewidth=0)
     # A line through a single point is none.

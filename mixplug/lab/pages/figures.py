@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from mixplug.lab.pages.curves import curve, has_costs, phase_at, spent
+from mixplug.lab.pages.curves import curve, curves, has_costs, phase_at, schedules, spent
+from mixplug.lab.pages.styles import Style
 from mixplug.lab.pages.trade_offs import frontier, have_costs, place_of
 from mixplug.lab.runs.results import Comparison, RunResult, Sweep
 
@@ -72,15 +73,29 @@ def _rows(comparison: Comparison, panel: Sequence[Comparison]) -> Iterable[Seque
         )
 
 
+def save_curves(
+    methods: Mapping[str, Sequence[RunResult]], out: Path, styles: Mapping[str, Style] | None = None
+) -> None:
+    """Leave in ``out`` what happened over the runs of each method, by its label: pictures and their points."""
+    save_figure(curves(methods, styles), out / "curves.png")
+    changing = schedules(methods, styles)
+    if changing is not None:
+        save_figure(changing, out / "schedules.png")
+    write_curves(methods, out / "curves.csv")
+
+
 def write_curves(methods: Mapping[str, Sequence[RunResult]], path: Path) -> None:
-    """A line for each point of each run: ``run`` counts a method's, as they are given."""
+    """A line for each point of each run: ``run`` counts a method's, as they are given. Settings come last."""
     known = has_costs(methods)
     titles = ("label", "run", "quantity", "phase", "time", "unit", "cost", "value")
     rows = (
         (label, number, name, phase_at(run, t), t, run.unit, spent(run, [t])[0] if known else None, value)
         for label, runs in methods.items()
         for number, run in enumerate(runs)
-        for name in ("accuracy", "sl", "ssl")
-        for t, value in curve(run, name)
+        for name, points in {
+            **{name: curve(run, name) for name in ("accuracy", "sl", "ssl", "rank_me")},
+            **run.settings,
+        }.items()
+        for t, value in points
     )
     write_points(path, titles, rows)

@@ -230,6 +230,7 @@ class Experiment:
             objective=None if objective is None else objective.kind,
             rho=None if switch is None else float(switch.rho),
             history=self._history.points(self._accuracy),
+            settings=self._history.settings(),
             kept=None if keeping is None else keeping.kept,
             **measured,
         )

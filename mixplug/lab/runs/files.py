@@ -156,9 +156,15 @@ def _check(result: RunResult) -> None:
     if result.kept is not None and not {"signal", "value", "at"} <= set(result.kept):
         raise ValueError(f"kept is {result.kept!r}, without signal, value and at")
     for name in ("ssl", "sl", "accuracy", *({"rank_me"} & set(result.history))):
-        points = np.array(result.history[name], dtype=float)
-        if points.size and (points.ndim != 2 or points.shape[1] != 2):
-            raise ValueError(f"the history of {name} is no list of [time, value]")
+        _check_points(f"the history of {name}", result.history[name])
+    for name, points in result.settings.items():
+        _check_points(f"the setting {name}", points)
+
+
+def _check_points(what: str, points: Any) -> None:
+    array = np.array(points, dtype=float)
+    if array.size and (array.ndim != 2 or array.shape[1] != 2):
+        raise ValueError(f"{what} is no list of [time, value]")
 
 
 def settings_differences(old: Any, new: Any, shown: int = 4) -> str:

@@ -99,7 +99,11 @@ _LEFT = (
     "results.json",
     HISTORY,
     "table.md",
-    *(f"{name}.{end}" for name in ("accuracy", "pareto", "curves", "reconstructions") for end in ("png", "pdf", "csv")),
+    *(
+        f"{name}.{end}"
+        for name in ("accuracy", "pareto", "curves", "schedules", "reconstructions")
+        for end in ("png", "pdf", "csv")
+    ),
     "checkpoint.pt",
     "checkpoint-*.pt",
     "logs/*-seed*",

@@ -41,6 +41,8 @@ class RunResult:
             that is not known.
         cpu_seconds: CPU time of the process (all threads) in training, evaluation excluded; None where not known.
         test_images: How many images accuracy is of; None where it is of several tasks, or an older version's.
+        settings: What steps began with, such as 'learning_rate' and 'resolution_scale', as ``history``; between two
+            points it is on the line between them.
         kept: The ``signal`` by which the weights were chosen, its ``value``, and the time that was ``at``, in ``unit``;
             None for the last weights.
     """
@@ -62,6 +64,7 @@ class RunResult:
     cpu_seconds: float | None = None
     test_images: int | None = None
     kept: dict[str, Any] | None = None
+    settings: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """JSON has no NaN."""

@@ -15,8 +15,7 @@ from typing import Any
 
 from mixplug.algorithms.trainer.divergence import DivergedError
 from mixplug.checks import check_int, counted
-from mixplug.lab.pages.curves import curves
-from mixplug.lab.pages.figures import save_figure, write_curves, write_pareto
+from mixplug.lab.pages.figures import save_curves, save_figure, write_pareto
 from mixplug.lab.pages.pictures import reconstructions
 from mixplug.lab.pages.styles import method_styles
 from mixplug.lab.pages.tables import comparison_table, measured
@@ -231,8 +230,7 @@ def _write_outputs(comparison: Comparison, out: Path, command: str, looking: boo
     styles = method_styles(comparison.recipe, {m: comparison.of(m)[0] for m in labels})
     runs = {labels[m]: finished for m in labels if (finished := comparison.finished(m))}
     if runs:
-        save_figure(curves(runs, {labels[m]: style for m, style in styles.items()}), out / "curves.png")
-        write_curves(runs, out / "curves.csv")
+        save_curves(runs, out, {labels[m]: style for m, style in styles.items()})
     first = comparison.seeds[0]
     shown = {
         comparison.recipe.methods[m].label: r

@@ -25,6 +25,7 @@ _PICTURES = {
     "accuracy.png": "Accuracy against what was swept",
     "pareto.png": "Accuracy against cost",
     "curves.png": "Losses and accuracy over the run",
+    "schedules.png": "What changed over the run",
     "reconstructions.png": "Reconstructions of test images",
 }
 

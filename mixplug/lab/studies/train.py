@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixplug.checks import check_choice
-from mixplug.lab.pages.curves import curves
-from mixplug.lab.pages.figures import save_figure, write_curves
+from mixplug.lab.pages.figures import save_curves, save_figure
 from mixplug.lab.pages.pictures import reconstructions
 from mixplug.lab.recipes.schema import Recipe, RecipeError, to_plain
 from mixplug.lab.runs.environment import describe_environment
@@ -40,8 +39,8 @@ def train(
     """Train one method with one seed, or go on with it where it was interrupted.
 
     Leaves in ``out``: ``checkpoint.pt`` (Composer's, to resume or load), one of the end of each phase before,
-    such as ``checkpoint-ssl.pt``, those asked for in between, ``history.json`` (losses and accuracy
-    over the run, settings, versions, machine), ``curves.png`` and, with an MAE, ``reconstructions.png``.
+    such as ``checkpoint-ssl.pt``, those asked for in between, ``history.json`` (losses and accuracy over the run,
+    settings, versions, machine), ``curves.png``, ``schedules.png`` and, with an MAE, ``reconstructions.png``.
 
     Args:
         recipe: The recipe.
@@ -111,8 +110,7 @@ def train(
         if experiment.resumed:
             announce(f"{out} holds this run: going on after {experiment.resumed}")
         result = experiment.run()
-        save_figure(curves({label: [result]}), out / "curves.png")
-        write_curves({label: [result]}, out / "curves.csv")
+        save_curves({label: [result]}, out)
         if result.reconstruction is not None:
             save_figure(reconstructions({label: result.reconstruction}), out / "reconstructions.png")
         # It comes last: it is what says that the run is finished.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from shared.fake_runs import fake_comparison, fake_sweep
 
-from mixplug.lab.pages.curves import curves, spent
+from mixplug.lab.pages.curves import curves, schedules, spent
 from mixplug.lab.pages.figures import save_figure, write_curves, write_pareto, write_sweep
 from mixplug.lab.pages.styles import method_styles
 from mixplug.lab.pages.sweep_pictures import trade_off
@@ -135,6 +135,22 @@ def test_losses_of_other_objectives_have_panels_of_their_own():
     assert titles[1:] == ["test accuracy (%)", "SL loss", "SSL loss\nfeatures", "SSL loss\nanother"]
 
 
+def test_settings_have_a_panel_where_they_change_or_differ():
+    run, other = long_run(), long_run()
+    assert schedules({"a": [run], "b": [other]}) is None
+    run.settings = {
+        "learning_rate": [[1, 0.1], [4, 0.1]],
+        "view_jitter": [[1, 1.0], [4, 1.0]],
+        "w_ssl": [[1, 1.0], [4, 0]],
+    }
+    other.settings = {"learning_rate": [[1, 0.2], [4, 0.2]], "view_jitter": [[1, 1.0], [2, 1.0]]}
+    _, rate, weight = schedules({"a": [run], "b": [other]}).axes
+    assert rate.get_ylabel() == "learning rate"
+    assert [line.get_ydata().tolist() for line in rate.lines if len(line.get_ydata()) > 1] == [[0.1, 0.1], [0.2, 0.2]]
+    assert weight.get_ylabel() == "w ssl"
+    assert len(weight.lines) == 2  # a line and its end
+
+
 @pytest.mark.parametrize(("count", "markers"), [(1, ["o"]), (2, ["None", "o"])])
 def test_a_single_evaluation_can_be_seen(count, markers):
     run = fake_comparison().runs["mix", 0]
@@ -157,10 +173,13 @@ def test_points_are_left_as_csv(tmp_path):
     assert [row["method"] for row in rows] == ["sl", "ssl_sl", "mix"]
     assert float(rows[0]["accuracy"]) == pytest.approx(made.rows()[0].accuracy.mean)
     assert {row["on_frontier"] for row in rows} <= {"True", "False"}
-    write_curves({"a": [long_run(ssl=1.0, mix=4.0, sl=3.0)]}, tmp_path / "c.csv")
+    run = long_run(ssl=1.0, mix=4.0, sl=3.0)
+    run.settings = {"learning_rate": [[1, 0.1], [4, 0.0]]}
+    write_curves({"a": [run]}, tmp_path / "c.csv")
     found = [(r["quantity"], r["phase"], float(r["time"]), float(r["cost"])) for r in rows_of(tmp_path / "c.csv")]
     assert found[0] == ("accuracy", "sl", 4, 9)
     assert ("sl", "mix", 3, 6) in found
+    assert found[-2:] == [("learning_rate", "ssl", 1, 1), ("learning_rate", "sl", 4, 9)]
     assert not any(quantity == "sl" and phase == "ssl" for quantity, phase, _, _ in found)
     write_sweep(fake_sweep("epochs=20,40"), tmp_path / "s.csv")
     swept = rows_of(tmp_path / "s.csv")

@@ -59,7 +59,7 @@ def test_what_it_leaves_behind(finished):
         assert 0 <= run["accuracy"] <= 1
         assert run["seconds"] > 0
         assert run["history"]["accuracy"]
-    for name in ("pareto.png", "curves.png", "reconstructions.png"):
+    for name in ("pareto.png", "curves.png", "schedules.png", "reconstructions.png"):
         assert (out / name).read_bytes()[:4] == b"\x89PNG"
     assert (out / "table.md").read_text().startswith("| Method |")
     assert not list(out.rglob("*.part"))

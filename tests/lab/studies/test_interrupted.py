@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from shared.fake_runs import TINY, FakeExperiment, fake_comparison
+from shared.fake_runs import TINY, FakeExperiment, fake_comparison, fake_studies
 from shared.image_files import train_and_test
 
 import mixplug.lab.studies.compare as compare_module
-import mixplug.lab.studies.sweep as sweep_module
 from mixplug.lab.cli.main import main
 from mixplug.lab.pages.figures import write_pareto
 from mixplug.lab.pages.sweep_pictures import accuracy as sweep_accuracy
@@ -167,11 +165,7 @@ def test_wrong_settings_are_told_before_the_folder(tmp_path, capsys):
 @pytest.fixture
 def fake(monkeypatch):
     """Runs and pictures that cost nothing."""
-    monkeypatch.setattr(compare_module, "Experiment", FakeExperiment)
-    drawn = ((compare_module, ("pareto", "curves")), (sweep_module, ("accuracy", "trade_off")))
-    for module, names in drawn:
-        for name in names:
-            monkeypatch.setattr(module, name, lambda *_: Figure(figsize=(1, 1)))
+    fake_studies(monkeypatch)
     monkeypatch.setattr(FakeExperiment, "trained", [])
     return FakeExperiment
 

@@ -5,13 +5,10 @@ import re
 import shutil
 
 import pytest
-from matplotlib.figure import Figure
-from shared.fake_runs import TINY, FakeExperiment
+from shared.fake_runs import TINY, fake_studies
 
 from mixplug.lab.cli.main import main
 from mixplug.lab.recipes.schema import load_recipe
-from mixplug.lab.studies import compare as compare_module
-from mixplug.lab.studies import sweep as sweep_module
 from mixplug.lab.studies.compare import compare
 from mixplug.lab.studies.report import report
 from mixplug.lab.studies.sweep import sweep
@@ -23,14 +20,7 @@ def folders(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(TINY.parent)
-        patch.setattr(compare_module, "Experiment", FakeExperiment)
-        for module, name in (
-            (compare_module, "pareto"),
-            (compare_module, "curves"),
-            (sweep_module, "accuracy"),
-            (sweep_module, "trade_off"),
-        ):
-            patch.setattr(module, name, lambda *_: Figure(figsize=(1, 1)))
+        fake_studies(patch)
         recipe = load_recipe(TINY, ["methods.mix.label='Mix [a](b) | <i>'", "description='a_b *c*'"])
         compare(recipe, out / "one", lambda _: None, command="mixplug compare tiny.yaml")
         sweep(

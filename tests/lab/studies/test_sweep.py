@@ -7,25 +7,19 @@ import time
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
-from shared.fake_runs import TINY, FakeExperiment, fake_sweep
+from shared.fake_runs import TINY, FakeExperiment, fake_studies, fake_sweep
 
 from mixplug.lab.cli.main import main
 from mixplug.lab.pages.sweep_pictures import accuracy, trade_off
 from mixplug.lab.recipes.schema import RecipeError, load_recipe
 from mixplug.lab.studies import compare as compare_module
-from mixplug.lab.studies import sweep as sweep_module
 from mixplug.lab.studies.sweep import sweep
 
 
 @pytest.fixture
 def fake(monkeypatch):
     """Runs and pictures that cost nothing; counts what is built and trained."""
-    monkeypatch.setattr(compare_module, "Experiment", FakeExperiment)
-    for name in ("pareto", "curves"):
-        monkeypatch.setattr(compare_module, name, lambda *_: Figure(figsize=(1, 1)))
-    for name in ("accuracy", "trade_off"):
-        monkeypatch.setattr(sweep_module, name, lambda *_: Figure(figsize=(1, 1)))
+    fake_studies(monkeypatch)
     monkeypatch.setattr(FakeExperiment, "built", [])
     monkeypatch.setattr(FakeExperiment, "trained", [])
     return FakeExperiment
