@@ -156,8 +156,11 @@ def _apply(raw: DictConfig, override: str, is_text: Callable[[str], bool]) -> li
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"an override must be key=value, such as data.fraction=0.5; got {override!r}")
+    text = is_text(key)
+    if not text and not value.strip():  # such as a shell's variable that is not set
+        raise RecipeError(f"the override {override!r} has no value; give one, or {key}=null to mean none")
     try:
-        parsed = _unquoted(value) if is_text(key) else _parsed(value)
+        parsed = _unquoted(value) if text else _parsed(value)
         changes = expand(raw, key, parsed)
         for path, item in changes.items():
             _refuse_unknown_place(raw, path, item)

@@ -76,6 +76,13 @@ def test_text_is_taken_as_it_is_written(override, read):
     assert read(load_recipe(TINY, [*more, override])) == override.partition("=")[2]
 
 
+@pytest.mark.parametrize("override", ["cost=", "max_cost= ", "data.fraction=", "methods.sl="])
+def test_what_is_no_text_needs_a_value(override):
+    with pytest.raises(RecipeError, match=f"{override!r} has no value; .* or {override.split('=')[0]}=null"):
+        load_recipe(TINY, [override])
+    assert load_recipe(TINY, ["max_cost=null"]).max_cost is None
+
+
 @pytest.mark.parametrize("quoted", ["'it is #1'", '"it is #1"'])
 def test_text_in_quotes_is_what_they_hold(quoted):
     assert load_recipe(TINY, [f"description={quoted}"]).description == "it is #1"
