@@ -92,12 +92,14 @@ def test_it_goes_on_bit_for_bit(name, make, tmp_path):
     whole = trainer(classifier(embed_dim=8), make())
     whole.fit()
     same_rounding = all(torch.equal(value, expected[n]) for n, value in weights(whole.state.model).items())
-    assert set(weights(made.state.model)) == set(expected)
+    end = weights(made.state.model)
+    assert set(end) == set(expected)
+    assert all(torch.equal(end[n], value) for n, value in expected.items() if not value.is_floating_point())
     # Of a gradient that is 0 but for rounding, a key's bias's, Adam makes whole steps, so weights are judged together,
     # by how far they were left to go. Views are drawn as they were, and their pixels have since been computed faster,
     # rounded otherwise; another run ends twice as far off as the checkpoint is.
     bound = 0.25 if name == "mocov3" else 0 if same_rounding else 0.01
-    assert distance(weights(made.state.model), expected) <= bound * left
+    assert distance(end, expected) <= bound * left
 
 
 @pytest.mark.parametrize(

@@ -33,17 +33,18 @@ def curves(methods: Mapping[str, Sequence[RunResult]], styles: Mapping[str, Styl
         styles: Of each method; by default one colour.
     """
 
-    def of(name: str, kind: str | None = None) -> dict[str, list[Points]]:
+    def of(name: str, kind: str | None = None, scale: float = 1) -> dict[str, list[Points]]:
         chosen = {label: runs for label, runs in methods.items() if kind is None or runs[0].objective == kind}
-        return {label: [curve(run, name) for run in runs] for label, runs in chosen.items()}
+        return {
+            label: [[[time, scale * value] for time, value in curve(run, name)] for run in runs]
+            for label, runs in chosen.items()
+        }
 
     kinds = list(dict.fromkeys(runs[0].objective for runs in methods.values() if curve(runs[0], "ssl")))
-    panels = {"test accuracy (%)": of("accuracy"), "SL loss": of("sl")}
+    panels = {"test accuracy (%)": of("accuracy", scale=100), "SL loss": of("sl")}
     # Losses of different objectives have nothing to do with each other.
     panels |= {"SSL loss" if len(kinds) < 2 else f"SSL loss\n{kind}": of("ssl", kind) for kind in kinds}
     panels["RankMe"] = of("rank_me")
-    for runs in panels["test accuracy (%)"].values():
-        runs[:] = [[[time, 100 * value] for time, value in points] for points in runs]
     return _draw_panels(methods, styles, panels, of_seeds(len(next(iter(methods.values())))))
 
 
