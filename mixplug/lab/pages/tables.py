@@ -9,7 +9,7 @@ from mixplug.lab.pages.columns import Column, Table
 from mixplug.lab.recipes.grid import text_of
 from mixplug.lab.recipes.schema import PROBES
 from mixplug.lab.runs.environment import describe_environment
-from mixplug.lab.runs.results import Comparison, Row, Sweep, trains_classifier
+from mixplug.lab.runs.results import Comparison, Row, Sweep, judging_probe
 
 LATENCY = "Latency: training, evaluation excluded."
 COST = "Cost: forward passes of the plain encoder for each labelled training image, counted."
@@ -92,7 +92,7 @@ def measured(comparison: Comparison) -> str:
 def _accuracies(rows: Sequence[Row], tasks: Sequence[str]) -> list[Column]:
     """The accuracy, and those of the tasks and of the probes."""
     probes = list(dict.fromkeys(probe for row in rows for probe in row.probes))
-    untrained = probes and not any(trains_classifier(row.lengths) for row in rows)
+    untrained = judging_probe((phase for row in rows for phase in row.lengths), probes) is not None
     return [
         # Without a trained classifier it would be the first probe's once more.
         *([] if untrained else [Column("Accuracy (%)", [_accuracy(row) for row in rows])]),

@@ -38,7 +38,7 @@ from mixplug.lab.runs.inputs import Inputs, make_inputs
 from mixplug.lab.runs.keeping import make_keep_best, measuring_interval
 from mixplug.lab.runs.probes import check_probes, judge_features, probe_features
 from mixplug.lab.runs.progress import Progress, RunProgress
-from mixplug.lab.runs.results import RunResult, trains_classifier
+from mixplug.lab.runs.results import RunResult, judging_probe
 from mixplug.lab.runs.resumption import ProgressSaver, Unfinished, describe_time
 from mixplug.objectives import MAE, Reconstruction
 from mixplug.schedules.phases import Phase, PhasePlan
@@ -198,8 +198,9 @@ class Experiment:
             features = probe_features(self.recipe, self._seed, backbone, state)
             probes = judge_features(features.values(), self.recipe.probes)
         accuracy = float(state.eval_metric_values[self._accuracy])
-        if probes and not trains_classifier(span.phase.value for span in self.plan.phases):
-            accuracy = next(iter(probes.values()))
+        probe = judging_probe((span.phase.value for span in self.plan.phases), self.recipe.probes)
+        if probe is not None:
+            accuracy = probes[probe]
         return self._result(
             accuracy=accuracy,
             probes=probes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,9 +12,9 @@ from mixplug.lab.runs.mean_std import MeanStd
 from mixplug.objectives import Reconstruction
 
 
-def trains_classifier(phases: Iterable[str]) -> bool:
-    """Whether one of ``phases``, by name, trains the classifier; if not, a run is judged by its first probe."""
-    return not {*phases} <= {"ssl"}
+def judging_probe(phases: Iterable[str], probes: Sequence[str]) -> str | None:
+    """The first of ``probes`` where none of ``phases``, by name, trains the classifier; None where that is judged."""
+    return probes[0] if probes and {*phases} <= {"ssl"} else None
 
 
 @dataclass

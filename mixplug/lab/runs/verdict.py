@@ -11,7 +11,7 @@ from typing import Any
 from mixplug.checks import counted
 from mixplug.lab.recipes.schema import PROBES
 from mixplug.lab.runs.differences import Difference, difference_of
-from mixplug.lab.runs.results import Comparison, trains_classifier
+from mixplug.lab.runs.results import Comparison, judging_probe
 
 LEVEL = 0.05
 """How often, at most, methods that are equal may be told apart, whichever and however many are compared."""
@@ -164,8 +164,8 @@ def _by(comparison: Comparison, one: str, other: str, difference: Difference) ->
 def _judged_by(comparison: Comparison) -> str:
     """' of kNN' where no classifier was trained."""
     runs = [run for method in comparison.recipe.methods for run in comparison.finished(method)]
-    by_classifier = not comparison.recipe.probes or any(trains_classifier(run.lengths) for run in runs)
-    return "" if by_classifier else f" of {PROBES[comparison.recipe.probes[0]]}"
+    probe = judging_probe((phase for run in runs for phase in run.lengths), comparison.recipe.probes)
+    return "" if probe is None else f" of {PROBES[probe]}"
 
 
 def _resolution(comparison: Comparison) -> float:

@@ -29,7 +29,7 @@ from mixplug.lab.runs.folders import BUDGET, STARTED, check_out, clear_out, with
 from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.interruption import GO_ON, naming_run, saying_what_is_kept
 from mixplug.lab.runs.progress import Progress
-from mixplug.lab.runs.results import Comparison, RunResult, trains_classifier
+from mixplug.lab.runs.results import Comparison, RunResult, judging_probe
 from mixplug.lab.runs.resumption import Unfinished
 from mixplug.lab.runs.verdict import judge, verdict_content, verdict_lines
 from mixplug.lab.studies.budget import with_cost_for_minutes
@@ -170,8 +170,8 @@ def run_to_its_end(experiment: Experiment) -> tuple[RunResult, str]:
         result = experiment.run()
     except DivergedError as error:
         return experiment.diverged(error), f"diverged at batch {error.batch}: {error}"
-    probes = () if trains_classifier(result.lengths) else experiment.recipe.probes
-    name = PROBES[probes[0]] if probes else "accuracy"
+    probe = judging_probe(result.lengths, experiment.recipe.probes)
+    name = "accuracy" if probe is None else PROBES[probe]
     return result, f"{name} {100 * result.accuracy:.2f}% in {result.seconds:.1f} s"
 
 
