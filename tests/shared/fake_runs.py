@@ -75,6 +75,7 @@ class FakeExperiment:
 
     def __init__(self, recipe: Recipe, method: str, seed: int, progress: object = None, **_: object) -> None:
         self.arguments = recipe, method, seed
+        self.recipe = recipe
         self.trainer = SimpleNamespace(close=lambda: None)
         self.inputs = SimpleNamespace(summary=DATA)
         self.built.append((method, seed))
