@@ -19,8 +19,9 @@ from mixplug.algorithms.trainer.passes import AmendingAlgorithm
 from mixplug.backbones import backbone_of
 from mixplug.backbones.selection import random_visible
 from mixplug.lab.bench.plain import PlainMAE, plain_steps
-from mixplug.lab.runs.experiment import Experiment, make_module, make_optimizer
+from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.runs.inputs import make_inputs
+from mixplug.lab.runs.parts import make_module, make_optimizer
 from mixplug.objectives import MAE
 from mixplug.schedules.phases import Phase, Position
 from mixplug.schedules.shapes import Schedule, Shape

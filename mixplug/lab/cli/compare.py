@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         how = {"epochs": make_lines(console), "overwrite": options.overwrite, "max_seeds": max_seeds}
         comparison = compare(recipe, out, console.print, progress, command, **how)
     print_table(console, comparison_table(comparison))
-    for line in verdict_lines(comparison, judge(comparison, options.until_decided)):
+    for line in verdict_lines(comparison, judge(comparison)):
         console.print(line)
     console.print(f"Results, table and pictures are in {out}")
     return FAILED if comparison.has_diverged else 0

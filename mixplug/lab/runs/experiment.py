@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from composer import Trainer
-from composer.callbacks import CheckpointSaver
-from composer.core import Algorithm, Callback, Event, Precision, State, Time, TimeUnit
-from composer.loggers import Logger, LoggerDestination
-from composer.models import ComposerClassifier
-from composer.optim import ComposerScheduler
+from composer.core import Callback, Precision, Time, TimeUnit
 from composer.utils import get_device
-from torchmetrics import MetricCollection
 
-from mixplug import ExactResumption, FusedBackbonePass, JointLoss, KeepBest, PhaseSwitch, decay_groups
+from mixplug import ExactResumption, JointLoss, KeepBest, PhaseSwitch
 from mixplug.algorithms.multi_task_classifier import MultiTaskClassifier
-from mixplug.algorithms.phase_scheduler import PhaseScheduler
 from mixplug.algorithms.trainer.contract import find_in
-from mixplug.algorithms.trainer.divergence import DivergedError, check_losses
+from mixplug.algorithms.trainer.divergence import DivergedError
 from mixplug.backbones import backbone_of
-from mixplug.backbones.model_spec import ModelSpec
 from mixplug.backbones.probing import unattached_backbone
 from mixplug.checks import check_choice, import_named
 from mixplug.lab.recipes.objects import build
 from mixplug.lab.recipes.schema import Recipe
+from mixplug.lab.runs.callbacks import ModelDescription, StopOnNaN, make_savers
 from mixplug.lab.runs.closing import close_trainer
-from mixplug.lab.runs.costs import RunCost
 from mixplug.lab.runs.cpu_time import CPUTime
 from mixplug.lab.runs.history import RunHistory
-from mixplug.lab.runs.inputs import Inputs, make_inputs
+from mixplug.lab.runs.inputs import make_inputs
 from mixplug.lab.runs.keeping import make_keep_best, measuring_interval
+from mixplug.lab.runs.parts import (
+    encoder_path,
+    make_algorithms,
+    make_classifier,
+    make_loggers,
+    make_optimizer,
+    make_scheduler,
+    make_spec,
+)
+from mixplug.lab.runs.planning import plan_run
 from mixplug.lab.runs.probes import check_probes, judge_features, probe_features
 from mixplug.lab.runs.progress import Progress, RunProgress
 from mixplug.lab.runs.results import RunResult, judging_probe
 from mixplug.lab.runs.resumption import ProgressSaver, Unfinished, describe_time
 from mixplug.objectives import MAE, Reconstruction
-from mixplug.schedules.phases import Phase, PhasePlan
 
 
 class Experiment:
@@ -94,12 +95,10 @@ class Experiment:
         self.inputs = make_inputs(recipe, seed, place)
         check_probes(recipe.probes, self.inputs)
         torch.manual_seed(seed)
-        self.model = _make_classifier(recipe, self.inputs)
+        self.model = make_classifier(recipe, self.inputs)
         self.backbone_path = encoder_path(recipe)
-        self.algorithms = _make_algorithms(recipe, method, self.inputs)
-        self.plan, self.max_duration, self.run_cost = _plan_run(
-            recipe, method, self.model, self.algorithms, self.inputs
-        )
+        self.algorithms = make_algorithms(recipe, method, self.inputs)
+        self.plan, self.max_duration, self.run_cost = plan_run(recipe, method, self.model, self.algorithms, self.inputs)
         if recipe.keep != "last":
             self.algorithms.append(make_keep_best(recipe, seed, self.plan, self.backbone_path, place))
         self._accuracy = "accuracy" if isinstance(self.model, MultiTaskClassifier) else "MulticlassAccuracy"
@@ -117,16 +116,16 @@ class Experiment:
             eval_interval=measuring_interval(recipe) if recipe.keep == "accuracy" else recipe.eval_interval,
             algorithms=[*self.algorithms, *resuming],
             optimizers=make_optimizer(recipe, method, self.model),
-            schedulers=_make_scheduler(recipe, method, self.algorithms),
+            schedulers=make_scheduler(recipe, method, self.algorithms),
             callbacks=[
                 self._cpu_time,
                 ModelDescription(make_spec(recipe, self.inputs)),
                 *(build(spec, Callback, f"callbacks.{index}") for index, spec in enumerate(recipe.callbacks)),
                 *([RunProgress(progress, announce, self._accuracy, self._work)] if progress or announce else []),
-                *([] if save_folder is None else _savers(save_folder, self.plan, self.max_duration, checkpoints)),
+                *([] if save_folder is None else make_savers(save_folder, self.plan, self.max_duration, checkpoints)),
                 *([] if self._saver is None else [self._saver]),
             ],
-            loggers=[self._history, *([] if logs is None else _make_loggers(recipe, logs, f"{method}-seed{seed}"))],
+            loggers=[self._history, *([] if logs is None else make_loggers(recipe, logs, f"{method}-seed{seed}"))],
             run_name=f"{method}-seed{seed}",
             load_path=None if resumed_from is None else str(resumed_from),
             progress_bar=False,
@@ -184,7 +183,7 @@ class Experiment:
         cost, unit_costs = (self.cost, self._unit_costs) if begun else (None, {})
         joint = find_in(self.algorithms, JointLoss)
         if joint is None:
-            self.trainer.state.callbacks.append(_StopOnNaN())
+            self.trainer.state.callbacks.append(StopOnNaN())
         try:
             self.trainer.fit()
         finally:
@@ -249,32 +248,6 @@ class Experiment:
         return Reconstruction(*(picture.float().cpu() for picture in pictures))
 
 
-def _savers(folder: Path, plan: PhasePlan, length: Time, checkpoints: int) -> list[Callback]:
-    """Keep what the run ends with, and each phase before: representations are judged best before labels change them."""
-    ends = {"checkpoint.pt": length}
-    for part in range(1, checkpoints):
-        ends[f"checkpoint-{100 * part / checkpoints:.0f}.pt"] = Time(plan.total * part // checkpoints, length.unit)
-    for span in plan.phases[:-1]:
-        ends[f"checkpoint-{span.phase}.pt"] = Time(span.stop, length.unit)
-    return [
-        CheckpointSaver(
-            folder=str(folder),
-            filename=filename,
-            remote_file_name=None,
-            latest_filename=None,
-            latest_remote_file_name=None,
-            save_interval=_at(end),
-            overwrite=True,
-        )
-        for filename, end in ends.items()
-    ]
-
-
-def _at(end: Time) -> Callable[[State, Event], bool]:
-    checkpoint = Event.EPOCH_CHECKPOINT if end.unit == TimeUnit.EPOCH else Event.BATCH_CHECKPOINT
-    return lambda state, event: event is checkpoint and state.timestamp.get(end.unit).value == end.value
-
-
 def _different_images(batches: Iterable[Any], count: int, classes: int) -> torch.Tensor:
     """As many images, or all there are, of as many classes as can be: the first of each, the second of each, ..."""
     share = -(-count // classes)
@@ -302,175 +275,3 @@ def check_interval(name: str, interval: str) -> None:
         raise ValueError(f"{name} must be like '10ep', '100ba' or '0.1dur', got {interval!r}") from error
     if not time.value > 0:
         raise ValueError(f"{name} must be above 0, such as '10ep', '100ba' or '1dur' (the end); got {interval!r}")
-
-
-def _make_classifier(recipe: Recipe, inputs: Inputs) -> ComposerClassifier:
-    module = make_module(recipe, inputs)
-    # Nothing reads accuracy on the training batches, and measuring it takes a tenth of a small model's step.
-    none = MetricCollection([])
-    if len(inputs.tasks) == 1:
-        return ComposerClassifier(module, train_metrics=none, num_classes=sum(inputs.tasks.values()))
-    return MultiTaskClassifier(module, inputs.tasks, train_metrics=none)
-
-
-def make_module(recipe: Recipe, inputs: Inputs) -> torch.nn.Module:
-    """The model of ``recipe``, with logits for the classes of all tasks.
-
-    Raises:
-        TypeError: what the recipe names makes no module.
-        ValueError: timm cannot make it, or it does not fit the images.
-    """
-    for name in ("in_chans", "num_classes"):
-        if name in recipe.model.args:
-            raise ValueError(f"model.args.{name} comes from the data; leave it out")
-    model = make_spec(recipe, inputs).make()
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size is not None and tuple(size) != inputs.shape[1:] and not getattr(model, "dynamic_img_size", False):
-        raise ValueError(
-            f"model.args.img_size is {tuple(size)} but the images of {recipe.data.dataset!r} are {inputs.shape[1:]}; "
-            f"set model.args.img_size={inputs.shape[1]} or data.image_size={size[0]}"
-        )
-    return model
-
-
-def make_spec(recipe: Recipe, inputs: Inputs) -> ModelSpec:
-    """What the model of ``recipe`` is made of and takes."""
-    model = recipe.model
-    return ModelSpec(
-        model.name,
-        model.args,
-        inputs.shape,
-        inputs.names,
-        inputs.statistics,
-        small_image_stem=model.small_image_stem,
-    )
-
-
-def encoder_path(recipe: Recipe) -> str | None:
-    """Where the recipe says that the encoder is, in the classifier that holds the recipe's module; None if nowhere."""
-    return f"module.{recipe.model.backbone}" if recipe.model.backbone else None
-
-
-def _make_loggers(recipe: Recipe, folder: Path, run: str) -> list[LoggerDestination]:
-    """Those of the recipe, whose files go to ``folder`` under the run's name unless the recipe says where."""
-    numbered = (folder / f"{run}{'' if n == 1 else f'-{n}'}-rank{{rank}}.txt" for n in itertools.count(1))
-    # A run that goes on leaves what it logged before: Composer's file loggers begin anew, or refuse.
-    free = next(path for path in numbered if not Path(str(path).format(rank=0)).exists())
-    # The command's own lines and bars are no logs of a run.
-    offers = {"filename": str(free), "log_dir": str(folder), "capture_stdout": False, "capture_stderr": False}
-    return [build(spec, LoggerDestination, f"loggers.{index}", **offers) for index, spec in enumerate(recipe.loggers)]
-
-
-def _make_algorithms(recipe: Recipe, method: str, inputs: Inputs) -> list[Algorithm]:
-    offers = {
-        "ssl_duration": recipe.ssl_duration,
-        "sl_duration": recipe.sl_duration,
-        "ssl_dataloader": inputs.ssl,
-        "ssl_epoch": "data" if recipe.ssl_data is None else recipe.ssl_data.epoch,
-        "normalisation": inputs.normalisation,
-        "tasks": inputs.tasks,
-    }
-    if recipe.model.backbone:
-        offers["backbone"] = encoder_path(recipe)
-    return [
-        build(spec, Algorithm, f"{where}.{index}", **offers)
-        for where, specs in (
-            (f"methods.{method}.algorithms", recipe.methods[method].algorithms),
-            ("algorithms", recipe.algorithms),
-        )
-        for index, spec in enumerate(specs)
-    ]
-
-
-def make_optimizer(recipe: Recipe, method: str, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a method, the recipe's unless it has its own.
-
-    Raises:
-        TypeError: as of :func:`mixplug.lab.recipes.objects.build`.
-        ValueError: as of :func:`mixplug.lab.recipes.objects.build`.
-    """
-    own = recipe.methods[method].optimizer
-    where = "optimizer" if own is None else f"methods.{method}.optimizer"
-    spec = recipe.optimizer if own is None else own
-    params = decay_groups(model) if recipe.decay == "weights" else model.parameters()
-    return build(spec, torch.optim.Optimizer, where, params=params)
-
-
-def _make_scheduler(recipe: Recipe, method: str, algorithms: Sequence[Algorithm]) -> ComposerScheduler | None:
-    own = recipe.methods[method].scheduler
-    spec, where = (recipe.scheduler, "scheduler") if own is None else (own, f"methods.{method}.scheduler")
-    if spec is None:
-        return None
-    scheduler = build(spec, ComposerScheduler, where)
-    if isinstance(scheduler, PhaseScheduler) and find_in(algorithms, PhaseSwitch) is None:
-        return scheduler.alone(Phase.SL)
-    return scheduler
-
-
-def _plan_run(
-    recipe: Recipe, method: str, model: ComposerClassifier, algorithms: Sequence[Algorithm], inputs: Inputs
-) -> tuple[PhasePlan, Time, RunCost]:
-    """The plan of a run, how long it is, and what counts its cost.
-
-    A run without phases is one long phase: SL, or MIX where it has an objective.
-    """
-    switch = find_in(algorithms, PhaseSwitch)
-    if switch is None:
-        length = PhaseSwitch(0, recipe.ssl_duration, recipe.sl_duration).sl_duration  # checks both
-        if length is None or not length.value:
-            raise ValueError(
-                f"methods.{method} has no phases and trains for sl_duration, which must be at least 1, got "
-                f"{recipe.sl_duration!r}; set it, or leave the method out with methods.{method}=null"
-            )
-        fused = find_in(algorithms, FusedBackbonePass)
-        plan = PhasePlan(0, length.value, 0) if fused is None else PhasePlan(length.value, length.value, 1)
-        unit = length.unit
-    elif switch.ssl_duration is None or switch.sl_duration is None:
-        raise ValueError("ssl_duration and sl_duration must not be null: leave them out for the recipe's own")
-    else:
-        plan = PhasePlan(switch.ssl_duration.value, switch.sl_duration.value, switch.rho)
-        unit = switch.ssl_duration.unit
-    cost = RunCost(
-        model.module, algorithms, inputs.shape, recipe.data.batch_size, plan, inputs.ssl_share, recipe.model.backbone
-    )
-    if recipe.budgets:
-        if unit is not TimeUnit.EPOCH:
-            raise ValueError(
-                f"{recipe.budgets[0]} is for durations in epochs, got {recipe.sl_duration!r}; leave it out"
-            )
-        plan = cost.plan_of(_max_cost(recipe, cost, inputs.labelled_images), plan)
-        if switch is not None:
-            switch.ssl_duration, switch.sl_duration = Time(plan.e_ssl, unit), Time(plan.e_sl, unit)
-    return plan, Time(plan.total, unit), cost
-
-
-def _max_cost(recipe: Recipe, cost: RunCost, images: int) -> float:
-    if recipe.max_flops is not None:
-        return recipe.max_flops / (cost.encoder_flops * images)
-    if recipe.max_cost is None:
-        raise ValueError(
-            f"max_minutes={recipe.max_minutes:g} becomes a cost by timed steps in compare, sweep, train and show "
-            f"alone; give max_cost here"
-        )
-    return recipe.max_cost
-
-
-class ModelDescription(Callback):
-    """Has checkpoints say what the model is made of, which images it takes and what its logits mean."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-
-    def state_dict(self) -> dict[str, Any]:
-        """It, as primitives."""
-        return self.spec.to_plain()
-
-
-class _StopOnNaN(Callback):
-    """Does for runs without MixTraining what that does by itself."""
-
-    def batch_end(self, state: State, logger: Logger) -> None:
-        time = state.previous_timestamp
-        assert time is not None
-        batch, fix = time.batch.value, "Try a lower learning rate, gradient clipping or another precision"
-        check_losses(state, batch, f"batch {batch} (epoch {time.epoch.value})", fix)

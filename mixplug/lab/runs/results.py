@@ -122,10 +122,12 @@ class Comparison:
     Attributes:
         recipe: The recipe.
         runs: The result of each method and seed.
+        looking: Whether seeds were added until the order was clear, which wants wider intervals.
     """
 
     recipe: Recipe
     runs: dict[tuple[str, int], RunResult]
+    looking: bool = False
 
     @property
     def seeds(self) -> list[int]:

@@ -45,7 +45,7 @@ class Verdict:
         return [method for method, difference in self.behind.items() if not difference.low > 0]
 
 
-def judge(comparison: Comparison, looking: bool = False) -> Verdict | None:
+def judge(comparison: Comparison) -> Verdict | None:
     """Order the methods of a comparison by the accuracy of their runs, paired by seed.
 
     A method is best if it is ahead of each other one. With K methods each pair has a two-sided level of 2/K times
@@ -54,7 +54,6 @@ def judge(comparison: Comparison, looking: bool = False) -> Verdict | None:
 
     Args:
         comparison: The runs; those that diverged count for nothing.
-        looking: Whether seeds were added until the order was clear, which wants wider intervals.
 
     Returns:
         None where fewer than two methods have a run in common.
@@ -74,7 +73,7 @@ def judge(comparison: Comparison, looking: bool = False) -> Verdict | None:
     def ahead(one: str, other: str) -> Difference | None:
         seeds = [seed for seed in runs[one] if seed in runs[other]]
         first, second = ([runs[method][seed] for seed in seeds] for method in (one, other))
-        return difference_of(first, second, level, looking, resolution) if seeds else None
+        return difference_of(first, second, level, comparison.looking, resolution) if seeds else None
 
     leader = best(runs)
     behind = {other: found for other in runs if other != leader and (found := ahead(leader, other))}
@@ -86,7 +85,7 @@ def judge(comparison: Comparison, looking: bool = False) -> Verdict | None:
         difference = ahead(one, other)
         helped = None if difference is None else (one, other, difference)
     ordered = dict(sorted(behind.items(), key=lambda item: item[1].mean))
-    return Verdict(leader, ordered, helped, looking) if behind else None
+    return Verdict(leader, ordered, helped, comparison.looking) if behind else None
 
 
 def verdict_lines(comparison: Comparison, verdict: Verdict | None) -> list[str]:

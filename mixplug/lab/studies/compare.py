@@ -133,9 +133,9 @@ def compare(
                 runs[cell], experiment = result, None
                 announce(f"{name}: {says}")
             if max_seeds is not None and number == len(cells):
-                cells += next_seeds(_finished(recipe, runs), max_seeds)
-    finished = _finished(recipe, runs)
-    _write_outputs(finished, out, command, looking=max_seeds is not None)
+                cells += next_seeds(_finished(recipe, runs, looking=True), max_seeds)
+    finished = _finished(recipe, runs, looking=max_seeds is not None)
+    _write_outputs(finished, out, command)
     (out / STARTED).unlink(missing_ok=True)
     return finished
 
@@ -144,13 +144,13 @@ def next_seeds(comparison: Comparison, max_seeds: int) -> list[tuple[str, int]]:
     """The runs that may decide which method is best: the next seed of each that may be.
 
     Args:
-        comparison: The finished runs.
+        comparison: The finished runs, looked at.
         max_seeds: The most seeds of a method.
 
     Returns:
         Methods and seeds; none where the order is decided, or every method in question has as many seeds.
     """
-    verdict = judge(comparison, looking=True)
+    verdict = judge(comparison)
     if verdict is None or verdict.is_decided:
         return []
     methods = [method for method in comparison.recipe.methods if method in (verdict.leader, *verdict.in_question)]
@@ -160,8 +160,8 @@ def next_seeds(comparison: Comparison, max_seeds: int) -> list[tuple[str, int]]:
     return [(method, first + n) for n in range(wanted) for method in methods if n >= have[method]]
 
 
-def _finished(recipe: Recipe, runs: Mapping[tuple[str, int], RunResult | None]) -> Comparison:
-    return Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None})
+def _finished(recipe: Recipe, runs: Mapping[tuple[str, int], RunResult | None], looking: bool) -> Comparison:
+    return Comparison(recipe, {cell: run for cell, run in runs.items() if run is not None}, looking)
 
 
 def run_to_its_end(experiment: Experiment) -> tuple[RunResult, str]:
@@ -197,14 +197,14 @@ def expected_runs(recipe: Recipe) -> dict[str, Any]:
     return {"description": recipe.description, "runs": runs}
 
 
-def summary(comparison: Comparison, looking: bool = False) -> dict[str, Any]:
+def summary(comparison: Comparison) -> dict[str, Any]:
     """A comparison as primitives: recipe, table, verdict and every run."""
     runs = [
         {"method": method, "seed": seed, **result.numbers()}
         for (method, seed), result in sorted(comparison.runs.items())
     ]
     table = [dataclasses.asdict(row) for row in comparison.rows()]
-    verdict = judge(comparison, looking)
+    verdict = judge(comparison)
     said = verdict_content(verdict, verdict_lines(comparison, verdict))
     return {"recipe": to_plain(comparison.recipe), "table": table, "verdict": said, "runs": runs}
 
@@ -219,10 +219,10 @@ def prefixed(announce: Announce, name: str) -> Announce:
     return lambda line: announce(f"{name}: {line}")
 
 
-def _write_outputs(comparison: Comparison, out: Path, command: str, looking: bool) -> None:
-    content = {"kind": "comparison", "command": command, **describe_environment(), **summary(comparison, looking)}
+def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
+    content = {"kind": "comparison", "command": command, **describe_environment(), **summary(comparison)}
     write(out / "results.json", json.dumps(content, indent=1))
-    said = verdict_lines(comparison, judge(comparison, looking))
+    said = verdict_lines(comparison, judge(comparison))
     write(out / "table.md", comparison_table(comparison).markdown(*said, measured(comparison)))
     save_figure(pareto(comparison), out / "pareto.png")
     write_pareto(comparison, out / "pareto.csv")

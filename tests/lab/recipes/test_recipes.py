@@ -12,9 +12,10 @@ from mixplug.data.datasets import DataSplit, UnlabelledImages
 from mixplug.data.images import MemoryImages
 from mixplug.lab.recipes.files import describe, shipped_name, shipped_recipes
 from mixplug.lab.recipes.schema import RecipeError, load_recipe, to_plain
-from mixplug.lab.runs.experiment import Experiment, make_spec
+from mixplug.lab.runs.experiment import Experiment
 from mixplug.lab.runs.files import settings_of
 from mixplug.lab.runs.inputs import make_inputs
+from mixplug.lab.runs.parts import make_spec
 
 TINY = Path(__file__).parents[2] / "shared/tiny.yaml"
 ROOT = Path(__file__).parents[3]

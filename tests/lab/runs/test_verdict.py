@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ def compared(accuracies, *overrides):
         else:
             del made.runs[method, seed]
     return made
+
+
+def looked_at(accuracies):
+    """A comparison to which seeds are added."""
+    return replace(compared(accuracies), looking=True)
 
 
 CLEAR = {"sl": [0.5, 0.51, 0.52], "ssl_sl": [0.55, 0.561, 0.569], "mix": [0.7, 0.711, 0.72]}
@@ -85,7 +91,7 @@ def test_at_equal_cost_the_verdict_says_so():
 
 def test_it_can_be_read_as_primitives():
     made = compared({method: values[:2] for method, values in CLEAR.items()})
-    verdict = judge(made, looking=True)
+    verdict = judge(replace(made, looking=True))
     content = json.loads(json.dumps(verdict_content(verdict, ["Some.", "Words."])))
     assert content["text"] == "Some. Words."
     assert content["behind"]["sl"]["low"] is None, "JSON has no infinity"
@@ -101,14 +107,14 @@ def test_seeds_are_added_to_the_methods_in_question_alone():
         "mix": [value + 0.004 * (-1) ** seed + 0.001 for seed, value in enumerate(level)],
     }
     accuracies["sl"][0] += 0.005  # two differences are not equal
-    assert {seed for _, seed in next_seeds(compared({m: a[:3] for m, a in accuracies.items()}), 10)} == {3}
+    assert {seed for _, seed in next_seeds(looked_at({m: a[:3] for m, a in accuracies.items()}), 10)} == {3}
     have = {"sl": 6, "ssl_sl": 6, "mix": 6}
-    shown = compared({m: accuracies[m][:n] for m, n in have.items()})
+    shown = looked_at({m: accuracies[m][:n] for m, n in have.items()})
     assert next_seeds(shown, 10) == [("ssl_sl", 6), ("mix", 6)], "SL is beaten"
     assert next_seeds(shown, 6) == []
-    behind = compared({m: accuracies[m][:n] for m, n in {"sl": 6, "ssl_sl": 6, "mix": 7}.items()})
+    behind = looked_at({m: accuracies[m][:n] for m, n in {"sl": 6, "ssl_sl": 6, "mix": 7}.items()})
     assert next_seeds(behind, 10) == [("ssl_sl", 6)], "it catches up first"
-    assert next_seeds(compared({m: [v[0], v[1], v[2]] * 3 for m, v in CLEAR.items()}), 10) == []
+    assert next_seeds(looked_at({m: [v[0], v[1], v[2]] * 3 for m, v in CLEAR.items()}), 10) == []
 
 
 @pytest.mark.parametrize("methods", ["[sl,mix]", "[sl,ssl_sl,mix]"])
@@ -120,9 +126,10 @@ def test_equal_methods_have_a_winner_in_at_most_five_percent(methods):
         shared = rng.normal(0.5, 0.02, 10)
         for (method, seed), run in made.runs.items():
             run.accuracy = shared[seed] + rng.normal(0, 0.01 if method == "sl" else 0.02)
-        shown = Comparison(made.recipe, {cell: run for cell, run in made.runs.items() if cell[1] < 3})
+        begun = {cell: run for cell, run in made.runs.items() if cell[1] < 3}
+        shown = Comparison(made.recipe, begun, looking=True)
         while more := next_seeds(shown, 10):
             shown.runs.update({cell: made.runs[cell] for cell in more})
-        winners += judge(shown, looking=True).is_decided
+        winners += judge(shown).is_decided
     # Three standard errors above the level.
     assert winners / trials <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / trials)

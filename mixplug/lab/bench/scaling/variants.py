@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mixplug.lab.recipes.schema import Recipe
-from mixplug.lab.runs.experiment import make_module
 from mixplug.lab.runs.inputs import make_inputs
+from mixplug.lab.runs.parts import make_module
 
 MASK_RATIOS = (0.0, 0.25, 0.5, 0.75, 0.9)
 

@@ -17,8 +17,8 @@ from mixplug.lab.bench.scaling.pages import growth_table, left_out_lines, write_
 from mixplug.lab.bench.scaling.variants import around, default_method, vary
 from mixplug.lab.cli.main import main
 from mixplug.lab.recipes.schema import load_recipe
-from mixplug.lab.runs.experiment import make_module
 from mixplug.lab.runs.inputs import make_inputs
+from mixplug.lab.runs.parts import make_module
 
 SMALL = ("data.batch_size=16", "model.args.embed_dim=16", "model.args.num_heads=2", "model.args.depth=2")
 
