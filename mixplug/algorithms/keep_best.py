@@ -18,7 +18,9 @@ Signals
     ``'ssl_loss'``: the self-supervised loss, mean over the steps since the point before; the lower the better. It
     compares nothing where masks, views or alpha change over the phase.
     ``'accuracy'``: the Trainer's evaluation, at each of its own moments. What is chosen by an accuracy is not judged
-    by it any more: the ``eval_dataloader`` must give validation images, never the test set that is reported.
+    by it any more: the ``eval_dataloader`` must give validation images, never the test set that is reported. Where
+    ``eval_interval`` does not divide the run, Composer evaluates last when the last checkpoint is written already: that
+    one holds the last weights, and the best ones beside.
 
 Interacts with
     EMA and SWA, which end a run with averages of their own, are refused. In Composer's wall-clock time and in counted
@@ -29,6 +31,7 @@ Interacts with
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -105,6 +108,7 @@ class KeepBest(PhasedAlgorithm):
         self.backbone_path = backbone
         self._is_due = create_interval_scheduler(self.interval, include_end_of_training=False, checkpoint_events=False)
         self._backbone: Backbone | None = None
+        self._ended = False
         self.resume({})
 
     @property
@@ -118,13 +122,20 @@ class KeepBest(PhasedAlgorithm):
 
     def progress(self) -> dict[str, Any]:
         """The best so far, and what the next value is made of."""
-        return {"best": self._best, "last": self._last, "judged_at": self._judged_at, "ssl": list(self._ssl)}
+        return {
+            "best": self._best,
+            "last": self._last,
+            "judged_at": self._judged_at,
+            "ssl": list(self._ssl),
+            "moments": self._moments,
+        }
 
     def resume(self, progress: Mapping[str, Any]) -> None:
         """See the base class."""
         self._best: dict[str, Any] | None = progress.get("best")
         self._last: dict[str, Any] | None = progress.get("last")
         self._judged_at: int = progress.get("judged_at", -1)
+        self._moments: int = progress.get("moments", 0)
         self._ssl: list[float] = list(progress.get("ssl", (0.0, 0)))
 
     def init(self, state: State, logger: Logger) -> None:
@@ -143,9 +154,9 @@ class KeepBest(PhasedAlgorithm):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Go on from the last weights, and see that the run has the signal: mistakes show before hours of training."""
+        self._ended = False
         if self._last is not None:
-            unwrapped_model(state).load_state_dict(self._last)
-            self._last = None
+            self._take_out(state)
         if self.signal == "accuracy":
             _accuracy(state)
         if self.signal == "ssl_loss" and _last_phase(state) is Phase.SL:
@@ -173,15 +184,32 @@ class KeepBest(PhasedAlgorithm):
         """Measure, if it is time."""
         self._judge_if_due(state, Event.EPOCH_END, logger)
 
+    def eval_before_all(self, state: State, logger: Logger) -> None:
+        """Have the last weights judged where Composer evaluates after the run's end, when others are back already."""
+        judged = state.timestamp.batch.value == self._judged_at
+        self._ended = self.signal == "accuracy" and self._last is not None and not judged
+        if self._ended:
+            self._take_out(state)
+
     def eval_after_all(self, state: State, logger: Logger) -> None:
         """Read the accuracy."""
         if self.signal == "accuracy":
             self._judge(state, logger)
+            if self._ended:
+                self._put_back(state)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """End with the best weights, where the run was stopped before its end, too."""
         self._put_back(state)
         self._backbone = None
+        before = self._moments - (self._judged_at == state.timestamp.batch.value)
+        if not before:
+            interval = "the Trainer's eval_interval" if self.signal == "accuracy" else repr(self)
+            warnings.warn(
+                f"KeepBest({self.signal!r}) measured nothing before the run's end, so the last weights are kept, "
+                f"whatever they are worth; make {interval} shorter than the run's last phase, or leave KeepBest out",
+                stacklevel=2,
+            )
 
     def _judge_if_due(self, state: State, event: Event, logger: Logger) -> None:
         if self.signal != "accuracy" and (self._is_due(state, event) or is_over(state)):
@@ -193,6 +221,7 @@ class KeepBest(PhasedAlgorithm):
         if batch == self._judged_at or self._last is not None or not _in_last_phase(state):
             return
         self._judged_at = batch
+        self._moments += 1
         value = self._measure(state)
         sign = -1 if self.signal == "ssl_loss" else 1
         if not math.isnan(value) and (self._best is None or sign * value >= sign * self._best["value"]):
@@ -222,6 +251,12 @@ class KeepBest(PhasedAlgorithm):
             return knn_accuracy(features, labels, k=max(1, min(_NEIGHBOURS, len(labels) - 1)))
 
         return by_the_first_rank(judge)
+
+    def _take_out(self, state: State) -> None:
+        """Put the last weights into the model again."""
+        assert self._last is not None
+        unwrapped_model(state).load_state_dict(self._last)
+        self._last = None
 
     def _put_back(self, state: State) -> None:
         best = self._best

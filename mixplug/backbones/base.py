@@ -73,7 +73,7 @@ class PassRequest:
         choose: ``(objective, seen) -> (view 0, view 1)``: how an objective of two views finds its views, or None for
             two that are made at random. In the MIX phase view 0 is what the classifier sees.
         append: ``() -> (B', C, H, W)`` or None: further images that the encoder sees in the model's own pass, after
-            the model's own, which sees nothing of them; asked before the pass. None for none.
+            the model's own, which sees nothing of them; asked when those come to it. None for none.
         pass_on: What is told the pass when the encoder's output of such images goes on to the rest of the model, whose
             outputs of them then follow those of its own; None takes it off at the encoder's exit.
         pairs: Of an objective of two views, which view predicts which; empty of others.
@@ -344,8 +344,7 @@ class Backbone(ABC):
                 f"patches of another size were asked of {type(self.model).__name__}, which has none; use a timm "
                 f"VisionTransformer"
             )
-        appended = None if request.append is None else request.append()
-        self._passes.append(BackbonePass(request, self, appended=appended, amend=amend))
+        self._passes.append(BackbonePass(request, self, amend=amend))
         self._training = self.model.training
         return self._passes[-1]
 
@@ -395,6 +394,8 @@ class Backbone(ABC):
     def _enter(self, seen: BackbonePass, images: Tensor) -> Tensor:
         """Note the ``images`` that come to the encoder, and return what it shall see."""
         seen.own = len(images)
+        # Asked for when they are needed: what a loop has set since the pass was asked for counts.
+        seen.appended = None if seen.request.append is None else seen.request.append()
         if seen.appended is not None:
             images = torch.cat([images, _like(seen.appended, images)])
         seen.source = images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,7 +32,8 @@ class PseudoLabelLoss:
     """Has the model's outputs of the images beside its own agree with what it makes of them unmasked.
 
     It goes with :class:`mixplug.SideBySide`, among the same plugins, and acts in MIX alone. A step in which its weight
-    is 0 is the step without it, bit for bit.
+    is 0 is the step without it, bit for bit. Outside of :class:`mixplug.Training`, call :meth:`before_step` and
+    :meth:`after_step` around a step.
 
     Args:
         threshold: Confidence from which on a prediction is a label, in [0, 1] (FixMatch, Eq. 4: tau).
@@ -75,6 +77,7 @@ class PseudoLabelLoss:
         self.loss: Tensor | None = None
         self._now = 0.0
         self._seen: BackbonePass | None = None
+        self._warned = False
         self.before_step()
 
     @property
@@ -117,7 +120,8 @@ class PseudoLabelLoss:
             ValueError: they are not as many as there were images.
         """
         seen, self._seen = self._seen, None
-        if seen is None:
+        self._splits += 1
+        if seen is None or seen.own == len(seen.source):
             self.loss = torch.zeros((), device=logits.device if isinstance(logits, Tensor) else None)
             return logits, self.loss
         if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -161,9 +165,17 @@ class PseudoLabelLoss:
         """A step begins, perhaps again: forget what was noted."""
         self._accepted: list[Tensor] = []
         self._confident: list[Tensor] = []
+        self._splits = 0
 
     def after_step(self) -> None:
         """The optimizer has stepped: with ``per_class``, thresholds follow what was predicted."""
+        if self.active and self._splits and not self._accepted and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "PseudoLabelLoss has been shown no unlabelled images in a step of MIX: have SideBySide among the same "
+                "plugins, and set its images before the model runs",
+                stacklevel=2,
+            )
         if self.per_class and self._confident:
             confident = torch.cat(self._confident)
             # A number more for the images, which processes may have unequally many of.
@@ -171,7 +183,6 @@ class PseudoLabelLoss:
             shares = total[:-1] / total[-1]
             before = torch.zeros_like(shares) if self.shares is None else self.shares.to(shares)
             self.shares = MOMENTUM * before + (1 - MOMENTUM) * shares
-        self.before_step()
 
     def monitors(self) -> Mapping[str, Tensor]:
         """The share of the step's unlabelled images that had a label, in [0, 1]."""

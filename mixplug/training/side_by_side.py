@@ -18,7 +18,7 @@ class SideBySide:
 
     Attributes:
         images: What the next pass is shown beside the model's images, ``(B', C, H, W)``, resized to their height and
-            width where these differ; to be set before each pass of the MIX phase. None for nothing.
+            width where these differ; to be set before the model runs in MIX. None for nothing.
 
     Example:
         >>> side = SideBySide()

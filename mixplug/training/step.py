@@ -36,7 +36,8 @@ class Training:
         objective: The self-supervised objective, which is built for the model's encoder; None where the plan is
             supervised learning alone.
         alpha: Weight of the self-supervised loss in MIX, in [0, 1]: a number or a schedule, by default over MIX.
-        plugins: Amendments of the passes over the encoder; see :class:`mixplug.EncoderPass`.
+        plugins: Amendments of the passes over the encoder; see :class:`mixplug.EncoderPass`. What they have of
+            ``before_step()`` and ``after_step()`` is called as a step begins, and after the optimizer's.
         backbone: Dotted name of the encoder inside of the model, if it holds several of timm's, or none.
 
     Attributes:
@@ -159,6 +160,7 @@ class TrainingStep:
         self._optimizer_stepped = False
         if self._objective is not None:
             self._objective.before_step()
+        self._tell_plugins("before_step")
 
     def watch(self) -> None:
         """Begin to watch the model's next forward pass."""
@@ -276,7 +278,12 @@ class TrainingStep:
             return  # a gradient scaler left it out
         if self._training.objective is not None:
             self._training.objective.after_step(self.position)
+        self._tell_plugins("after_step")
         self._training.steps += 1
+
+    def _tell_plugins(self, hook: str) -> None:
+        for plugin in self._training.encoder_pass.amendments:
+            getattr(plugin, hook, lambda: None)()
 
 
 def supervised_only(model: nn.Module, backbone: Any, head: Iterable[nn.Parameter]) -> list[nn.Parameter]:

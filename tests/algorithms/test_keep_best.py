@@ -123,6 +123,50 @@ def test_the_accuracy_of_the_best_is_what_the_run_ends_with():
     assert made.state.eval_metric_values["MulticlassAccuracy"] == pytest.approx(accuracies[best])
 
 
+class Judged(Callback):
+    """The accuracy of each evaluation, by batch."""
+
+    def __init__(self) -> None:
+        self.accuracies: dict[int, float] = {}
+
+    def eval_end(self, state, logger) -> None:
+        self.accuracies[state.timestamp.batch.value] = float(state.eval_metric_values["MulticlassAccuracy"])
+
+
+@pytest.mark.parametrize(("values", "best"), [([0.2, 0.3], 12), ([0.3, 0.2], 9)])
+def test_the_last_weights_are_judged_where_composer_evaluates_after_the_end(monkeypatch, values, best):
+    """Its evaluation of a run that ``eval_interval`` does not divide comes when the best weights are back."""
+    scripted(monkeypatch, [*values, 0.1])
+    options = {"eval_dataloader": validation(), "eval_interval": "3ep"}
+    keep, watched, judged, plain_judged = KeepBest("accuracy"), Weights(), Judged(), Judged()
+    made = trainer(vit(), [keep], "4ep", lr=0.05, callbacks=[watched, judged], **options)
+    made.fit()
+    plain = trainer(vit(), [], "4ep", lr=0.05, callbacks=[plain_judged], **options)
+    plain.fit()
+    assert judged.accuracies == plain_judged.accuracies
+    assert list(judged.accuracies) == [9, 12]
+    expected = {**watched.after, 12: copy(plain.state.model)}
+    assert same(copy(made.state.model), expected[best])
+    assert keep.kept == {"signal": "accuracy", "value": 0.3, "at": best / 3}
+    made.fit(duration="1ep")
+    plain.fit(duration="1ep")
+    assert same(watched.after[12], expected[12]), "it goes on from the last weights"
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "options", "interval"),
+    [
+        ([KeepBest("knn", data(), "50ep")], {}, "interval='50ep'"),
+        ([KeepBest("accuracy")], {"eval_interval": 0}, "eval_interval"),
+        ([KeepBest("accuracy")], {"eval_interval": "1dur"}, "eval_interval"),
+    ],
+)
+def test_no_choice_is_said(algorithms, options, interval):
+    options = {"eval_dataloader": validation(), **options}
+    with pytest.warns(UserWarning, match=f"nothing before the run's end.*{interval}"):
+        trainer(vit(), algorithms, "2ep", **options).fit()
+
+
 def test_the_signals_are_those_of_the_pure_functions():
     def judged(signal, given):
         made = trainer(vit(), [KeepBest(signal, given, "2ep"), *pure()], "4ep", callbacks=[watched := Weights()])

@@ -140,12 +140,49 @@ def test_thresholds_by_class_follow_what_is_predicted():
         confidence, predicted = model.eval()(MORE).softmax(dim=1).max(dim=1)
     sure = F.one_hot(predicted, 10).float() * (confidence >= 0.345)[:, None]
     assert sure.sum() == 3
-    assert pseudo.shares is None, "a step that is not yet made changes nothing"
-    pseudo.after_step()
     torch.testing.assert_close(pseudo.shares, (1 - MOMENTUM) * sure.mean(dim=0))
+    pseudo.before_step()
     assert pseudo.monitors() == {}
     pseudo.after_step()
     torch.testing.assert_close(pseudo.shares, (1 - MOMENTUM) * sure.mean(dim=0))  # nothing was predicted since
+
+
+def test_a_plain_loop_has_thresholds_follow_and_keeps_a_step_alone():
+    model, side, pseudo = doubtful_vit(), SideBySide(), PseudoLabelLoss(0.2, weight=1.0, per_class=True)
+    training = Training(model, PLAN, EveryThird(), plugins=[side, pseudo])
+    optimizer = torch.optim.SGD(training.parameters(), lr=0.0)
+    for _ in range(3):
+        with training.step(2.0, optimizer) as step:
+            side.images = MORE
+            logits, further = pseudo.split(model(X), model)
+            (step.loss(F.cross_entropy(logits, Y)) + further).backward()
+            optimizer.step()
+    with torch.no_grad():
+        confidence, classes = model.eval()(MORE).softmax(dim=1).max(dim=1)
+    shares = F.one_hot(classes[confidence >= 0.2], 10).sum(dim=0) / len(MORE)
+    assert shares.any()
+    torch.testing.assert_close(pseudo.shares, (1 - MOMENTUM**3) * shares)
+    accepted = confidence >= pseudo.thresholds(torch.zeros(1, 10))[classes]
+    assert pseudo.monitors()["pseudo_share"] == pytest.approx(float(accepted.float().mean()))
+
+
+@pytest.mark.parametrize("further", [None, torch.zeros(0, 1, 8, 8)])
+def test_no_unlabelled_images_add_nothing_and_are_said(further):
+    model, side, pseudo = doubtful_vit(), SideBySide(), PseudoLabelLoss(0.2, weight=1.0)
+    training = Training(model, PLAN, EveryThird(), plugins=[side, pseudo])
+    optimizer = torch.optim.SGD(training.parameters(), lr=0.0)
+    side.images = further
+
+    def train_step():
+        with training.step(2.0, optimizer) as step:
+            logits, term = pseudo.split(model(X), model)
+            (step.loss(F.cross_entropy(logits, Y)) + term).backward()
+            optimizer.step()
+        assert float(term.detach()) == 0
+        assert len(logits) == len(X)
+
+    with pytest.warns(UserWarning, match="no unlabelled images"):
+        train_step()
 
 
 @pytest.mark.parametrize("objective", [lambda: MAE("input"), lambda: OBJECTIVES["SimSiam"]()], ids=["MAE", "SimSiam"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,3 +143,37 @@ def test_images_of_other_sizes_are_resized_and_others_refused():
     side.images = images(2)
     with pytest.raises(ValueError, match="given what other layers make"), passes.watch(MIX):
         model(images(3).requires_grad_() * 1)
+
+
+def test_images_count_that_are_set_when_the_step_has_begun():
+    """Such as a loop sets in its step's block, and anew for each microbatch."""
+    model, side, shown = tiny_vit(), SideBySide(), []
+    training = Training(model, PhasePlan(4, 4, 1), MAE("input", decoder_depth=1), plugins=[side])
+    optimizer = torch.optim.SGD(training.parameters(), lr=0.1)
+    training.encoder_pass.add(Noting(shown))
+    for number in range(2):
+        with training.step(number, optimizer) as step:
+            for part in range(2):
+                side.images = torch.full((5, 1, 8, 8), float(10 * number + part))
+                step.loss(F.cross_entropy(model(images(3)), labels(3))).backward()
+            optimizer.step()
+    assert [float(seen.source[3:].unique()) for seen in shown] == [0, 1, 10, 11]
+    assert all(len(seen.source) == 8 for seen in shown)
+
+
+class Noting:
+    """Notes each pass as it leaves the encoder's first layer."""
+
+    def __init__(self, shown: list) -> None:
+        self.shown = shown
+
+    def __call__(self, request):
+        if request.role != "shared":
+            return request
+        ask = request.view
+
+        def view(x, seen):
+            self.shown.append(seen)
+            return x if ask is None else ask(x, seen)
+
+        return dataclasses.replace(request, view=view)
