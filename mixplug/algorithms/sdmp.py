@@ -41,6 +41,9 @@ from composer.algorithms import CutMix, MixUp
 from composer.core import Event, State
 from composer.loggers import Logger
 
+from mixplug.algorithms.fused_backbone_pass import FusedBackbonePass
+from mixplug.algorithms.mixup_ssl_data import MixupSSLData
+from mixplug.algorithms.trainer.contract import find
 from mixplug.algorithms.trainer.passes import AmendingAlgorithm, encoder_pass_of, phases_of
 from mixplug.backbones import Backbone
 from mixplug.objectives import DINO, TwoView
@@ -71,7 +74,8 @@ class SDMP(AmendingAlgorithm):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of range, or there is no such mixer or term; at INIT, 'patchmix' would divide the
-            model's patches; at FIT_START, another algorithm needs unmixed labels.
+            model's patches; at FIT_START, another algorithm needs unmixed labels, or not
+            every image that it would mix has one.
 
     Example:
         >>> Trainer(..., algorithms=[MixTraining(objective=MoCoV3()), SDMP()])  # doctest: +SKIP
@@ -115,6 +119,7 @@ class SDMP(AmendingAlgorithm):
         objective = encoder_pass_of(state).objective
         if objective is None:
             return
+        self._refuse_unmatched_labels(state)
         for other in state.algorithms:
             if self.amendment.labels and isinstance(other, (MixUp, CutMix)) and other.interpolate_loss:
                 raise ValueError(
@@ -142,6 +147,17 @@ class SDMP(AmendingAlgorithm):
                 f"{FEWEST_LOCAL_CROPS} local crops on; use as many, or leave SDMP out",
                 stacklevel=2,
             )
+
+    def _refuse_unmatched_labels(self, state: State) -> None:
+        """Refuse what has the classifier see images of which not each has a label in its batch."""
+        data, fused = find(state, MixupSSLData), find(state, FusedBackbonePass)
+        other = ""
+        if data is not None and data.side_by_side:
+            other = "mixing='side_by_side', where unlabelled images go through the same pass"
+        elif fused is not None and fused.exact_microbatches:
+            other = "exact_microbatches=True, where images are mixed before their labels are known"
+        if self.amendment.labels and other and Phase.MIX in phases_of(state):
+            raise ValueError(f"SDMP(labels=True) mixes each label with another, not with {other}; use labels=False")
 
     def before_loss(self, state: State, logger: Logger) -> None:
         """Mix the labels as the images were."""

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mixplug.checks import check_int, check_real
+
 TokenSelector = Callable[[int, int, torch.device], Tensor]
 """``(batch, patches, device) -> (batch, kept)``: indices of the patch tokens that are kept."""
 
@@ -27,9 +29,11 @@ def random_tokens(share: float, *, hidden: int = 0) -> TokenSelector:
         hidden: How many are hidden at least.
 
     Raises:
-        ValueError: when called, an image has no more patches than ``hidden``.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range; when called, an image has no more patches than ``hidden``.
     """
-    return partial(_random_share, share=_as_length(share), hidden=hidden)
+    length = _as_length(check_real("share", share, 0, 1))
+    return partial(_random_share, share=length, hidden=check_int("hidden", hidden, 0))
 
 
 def random_visible(batch: int, patches: int, device: torch.device, *, ratio: float) -> Tensor:

@@ -81,6 +81,10 @@ class MixViews:
             raise TypeError(f"mixers must be several of {list(MIXERS)}, such as ('mixup',); got {mixers!r}")
         self.mixers, self.alpha, self.lam = tuple(mixers), alpha, lam
         self.patch = None if patch is None else check_int("patch", patch, 1)
+        if self.patch is not None and "patchmix" not in self.mixers:
+            raise ValueError(f"patch={patch} is for 'patchmix', which is not among the mixers {mixers!r}; leave it out")
+        if mixer_weights is not None and (isinstance(mixer_weights, str) or not isinstance(mixer_weights, Sequence)):
+            raise TypeError(f"mixer_weights must be a number for each mixer, such as (2, 1, 1), got {mixer_weights!r}")
         self.mixer_weights = None if mixer_weights is None else tuple(mixer_weights)
         self.version = check_choice("version", version, ("replace", "extra"))
         self.term_weights = _check_term_weights(term_weights)

@@ -74,15 +74,14 @@ class Mixer(ABC):
             TypeError: images are no tensor of floats.
             ValueError: they are not ``(B, C, H, W)``, or of a size that cannot be mixed so.
         """
+        _check_images(images)
         return self.mix(images, self._draw(len(images), generator), generator)
 
     def mix(self, images: Tensor, drawn: Tensor, generator: torch.Generator | None = None) -> Mixed:
-        """Mix by shares ``(B,)`` in [0, 1] that are given; the rest is as in a call."""
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            got = getattr(images, "dtype", type(images).__name__)
-            raise TypeError(f"images to mix must be a tensor of floats (B, C, H, W), got {got}; normalise them first")
-        if images.ndim != 4:
-            raise ValueError(f"images to mix must be (B, C, H, W), got {tuple(images.shape)}")
+        """Mix by shares ``(B,)`` in [0, 1], on the CPU, that are given; the rest is as in a call."""
+        _check_images(images)
+        if not isinstance(drawn, Tensor) or drawn.shape != (len(images),) or not ((drawn >= 0) & (drawn <= 1)).all():
+            raise ValueError(f"shares must be a tensor ({len(images)},) of numbers in [0, 1], got {drawn!r}")
         partners = partners_of(len(images))
         if images.device.type == "meta":  # where operations are counted there are no pixels
             return Mixed(torch.empty_like(images), partners, drawn, self, drawn)
@@ -197,6 +196,8 @@ class RandomMixer:
     """
 
     def __init__(self, mixers: Sequence[Mixer], weights: Sequence[float] | None = None) -> None:
+        if not isinstance(mixers, Sequence):
+            raise TypeError(f"mixers must be a list of mixers, such as [Mixup()], got {mixers!r}")
         if not mixers:
             raise ValueError("mixers must be at least one, such as [Mixup()], got none")
         for mixer in mixers:
@@ -204,11 +205,11 @@ class RandomMixer:
                 raise TypeError(f"mixers must be mixers, such as Mixup(), got {mixer!r}")
         weights = [1.0] * len(mixers) if weights is None else weights
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != len(mixers):
-            raise ValueError(f"weights must be a number for each of the {len(mixers)} mixers, got {weights!r}")
+            raise ValueError(f"the mixers' weights must be {len(mixers)} numbers, one for each, got {weights!r}")
         for weight in weights:
             check_real("a mixer's weight", weight, 0, math.inf, high_open=True)
         if not any(weights):
-            raise ValueError(f"weights must not all be 0, got {weights!r}")
+            raise ValueError(f"the mixers' weights must not all be 0, got {weights!r}")
         self.mixers, self.weights = tuple(mixers), tuple(float(weight) for weight in weights)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Mixed:
@@ -226,6 +227,14 @@ MIXERS: dict[str, type[Mixer]] = {"mixup": Mixup, "cutmix": CutMix, "resizemix":
 def partners_of(count: int) -> Tensor:
     """``(count,)``: each image's partner, the one opposite in the reversed batch (Ren et al., 2022, section 3.1)."""
     return torch.arange(count - 1, -1, -1, device="cpu")
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        got = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images to mix must be a tensor of floats (B, C, H, W), got {got}; normalise them first")
+    if images.ndim != 4:
+        raise ValueError(f"images to mix must be (B, C, H, W), got {tuple(images.shape)}")
 
 
 def _exchange(images: Tensor, others: Tensor, where: Tensor) -> Tensor:

@@ -145,6 +145,21 @@ def test_interpolated_losses_need_labels_as_they_were(kind):
         made.fit()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"exact_microbatches": True}, "exact_microbatches=True, where images are mixed before"),
+        ({"ssl_dataloader": loader(30), "mixing": "side_by_side"}, "mixing='side_by_side', where unlabelled images"),
+    ],
+)
+def test_images_without_a_label_of_their_own_are_refused_before_training(options, says):
+    mixing = MixTraining(objective=OBJECTIVES["MoCoV3"](), **options)
+    made = trainer(classifier(), [mixing, SDMP(labels=True)])
+    with pytest.raises(ValueError, match=f"SDMP.labels=True. mixes each label with another, not with {says}"):
+        made.fit()
+    assert made.state.timestamp.batch == 0
+
+
 def warned(algorithms, model=None, duration="2ba"):
     made = trainer(model or classifier(dynamic_img_size=True), algorithms, duration)
     with warnings.catch_warnings(record=True) as caught:
@@ -167,7 +182,7 @@ def test_where_nothing_is_mixed_or_gained_it_says_so():
     (one,) = warned([SDMP(), FusedBackbonePass(moco()), JointLoss(1.0)])
     assert "in its mix phase only the classifier's image predicts; use labels=True" in one
     (one,) = warned([SDMP()])
-    assert "SDMP acts in ('ssl', 'mix'), and this run has ('sl',)" in one
+    assert "SDMP acts in ('ssl', 'mix'), and this run has ('sl',), so it does nothing; leave it out" in one
     (one,) = warned([MixTraining(objective=OwnForward(hidden_dim=8, out_dim=4, views=moco().views)), SDMP()])
     assert "OwnForward compares no pairs of views" in one
     (one,) = warned([MixTraining(objective=dino()), SDMP()])

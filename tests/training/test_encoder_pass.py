@@ -155,3 +155,17 @@ def test_passes_may_nest():
     assert seen.runs == 1
     assert torch.equal(seen.features, scored[0])
     assert torch.equal(vit(x), tiny_vit().eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"share": 2}, ValueError, r"share must be a number in \[0, 1\], got 2"),
+        ({"share": -1}, ValueError, "share must be"),
+        ({"share": "a"}, TypeError, "share must be"),
+        ({"share": 0.5, "hidden": -1}, ValueError, "hidden must be"),
+    ],
+)
+def test_shares_of_tokens_are_checked(arguments, error, says):
+    with pytest.raises(error, match=says):
+        random_tokens(**arguments)

@@ -129,9 +129,9 @@ class AmendingAlgorithm(PhasedAlgorithm):
         wanted = [phase for phase in phases if phase.value in self.amendment.phases]
         if not wanted:
             has = tuple(phase.value for phase in phases)
+            fix = "give it phases= that the run has, or leave it out" if "phases" in self.settings() else "leave it out"
             warnings.warn(
-                f"{name} acts in {self.amendment.phases}, and this run has {has}, so it does nothing; give it phases= "
-                f"that the run has, or leave it out",
+                f"{name} acts in {self.amendment.phases}, and this run has {has}, so it does nothing; {fix}",
                 stacklevel=2,
             )
         if objective is None:
