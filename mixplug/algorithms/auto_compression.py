@@ -123,7 +123,7 @@ class AutoCompression(AmendingAlgorithm):
         for part in parts_of(state.algorithms):
             if isinstance(part, (TokenDropout, PatchScaling)) and set(part.phases) & set(self.amendment.phases):
                 raise ValueError(
-                    f"AutoCompression and {type(part).__name__} both act in the phases "
+                    f"AutoCompression and {part.shown_name} both act in the phases "
                     f"{sorted(set(part.phases) & set(self.amendment.phases))}; use one, or give them other phases="
                 )
 

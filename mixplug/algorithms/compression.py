@@ -65,6 +65,7 @@ class Compression(PhasedAlgorithm):
             phases = ("ssl", "mix") if schedule.over in ("ssl", "mix") else PHASES
         self.token_dropout = TokenDropout(schedule.rate, phases, keys)
         self.patch_scaling = PatchScaling(schedule.patch, self.token_dropout.phases)
+        self.token_dropout.part_of = self.patch_scaling.part_of = type(self).__name__
 
     @property
     def parts(self) -> tuple[PhasedAlgorithm, ...]:

@@ -50,6 +50,8 @@ class DataSplit:
         std: What to divide them by then.
         augmentation: How training images are augmented unless told otherwise: ``crop_padding`` and ``flip``.
         names: The names of the classes in the order of their labels; numbers unless told otherwise.
+        files: Of images in files what they are, before any share of them was drawn, by the part of the data; of others
+            nothing.
     """
 
     train: MemoryImages | FileImages
@@ -59,6 +61,7 @@ class DataSplit:
     std: tuple[float, ...]
     augmentation: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", self.names or tuple(map(str, range(self.classes))))
@@ -93,12 +96,14 @@ class UnlabelledImages:
         mean: What to subtract from images in [0, 1], one number for each channel.
         std: What to divide them by then.
         augmentation: How they are augmented unless told otherwise: ``crop_padding`` and ``flip``.
+        files: As of :class:`DataSplit`.
     """
 
     images: MemoryImages | FileImages
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -177,7 +182,12 @@ def load_dataset(
         )
     treatment = _treatment(given, whole.mean, whole.std, key)
     train, test = _decoded(given, drawn, whole.test)
-    return DataSplit(train, test, whole.classes, names=whole.names, **treatment)
+    files = _describe_files(training=whole.train, test=whole.test)
+    return DataSplit(train, test, whole.classes, names=whole.names, files=files, **treatment)
+
+
+def _describe_files(**parts: MemoryImages | FileImages) -> dict[str, str]:
+    return {f"{name}_files": part.describe_files() for name, part in parts.items() if isinstance(part, FileImages)}
 
 
 def _warn_of_lost_classes(whole: DataSplit, drawn: Tensor, seed: int, key: str) -> None:
@@ -229,7 +239,7 @@ def load_unlabelled(
         whole = UnlabelledImages(known.train, known.mean, known.std)
     treatment = _treatment(given, whole.mean, whole.std, key)
     drawn = whole.images.subset(draw(whole.images.labels, given.fraction, seed, given.sampling, key))
-    return UnlabelledImages(_decoded(given, drawn)[0], **treatment)
+    return UnlabelledImages(_decoded(given, drawn)[0], files=_describe_files(training=whole.images), **treatment)
 
 
 Options = TypeVar("Options", bound=ImageOptions)

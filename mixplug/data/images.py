@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mixplug.checks import check_bool, check_int, check_mean, check_std
+from mixplug.checks import check_bool, check_int, check_mean, check_std, counted
 from mixplug.data.loaders import ImageLoader
 from mixplug.data.metadata import pixels_alone
 from mixplug.data.processes import rank_and_processes
@@ -193,6 +194,13 @@ class FileImages:
     def stamps(self) -> tuple[tuple[int, int], ...]:
         """The time (ns) and the size (bytes) of each file, which say whether one is what it was."""
         return file_stamps(self.paths)
+
+    def describe_files(self) -> str:
+        """How many files, how many bytes, and a digest of their names, sizes and labels, which copies share."""
+        sizes = [path.stat().st_size for path in self.paths]
+        text = repr([*zip((path.name for path in self.paths), sizes, self.labels.tolist(), strict=True)])
+        digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+        return f"{counted(len(self), 'file')}, {counted(sum(sizes), 'byte')}, digest {digest}"
 
     def loader(self, pipeline: Pipeline) -> DataLoader:
         """Batches of them, read and augmented image by image in ``pipeline.workers`` processes."""

@@ -8,7 +8,7 @@ from composer.algorithms import SAM, ProgressiveResizing
 from shared.settings import classifier, convolutional_classifier, logged, trainer, weights
 from shared.two_view import OBJECTIVES
 
-from mixplug import MAE, AutoCompression, MixTraining, TokenDropout
+from mixplug import MAE, AutoCompression, Compression, CompressionSchedule, MixTraining, TokenDropout
 
 
 def made_with(*algorithms, epochs=6, **changes):
@@ -84,7 +84,10 @@ def test_what_it_does_not_go_with():
     with pytest.raises(TypeError, match=r"AutoCompression is for .* ResNet is none"):
         trainer(convolutional_classifier(), [AutoCompression()])
     made = trainer(classifier(), [AutoCompression((0.5,), over="run"), TokenDropout(0.5)])
-    with pytest.raises(ValueError, match=r"both act in the phases \['mix', 'sl', 'ssl'\]"):
+    with pytest.raises(ValueError, match=r"and TokenDropout both act in the phases \['mix', 'sl', 'ssl'\]"):
+        made.fit()
+    made = trainer(classifier(), [AutoCompression((0.5,), over="run"), Compression(CompressionSchedule({0: (0.5, 4)}))])
+    with pytest.raises(ValueError, match=r"AutoCompression and Compression both act in the phases"):
         made.fit()
     made_with(MixTraining(objective=OBJECTIVES["SimSiam"]()), AutoCompression(), TokenDropout(0.5, phases=("sl",)))
     with pytest.warns(UserWarning, match="MAE chooses patches itself in the ssl and mix phase, so AutoCompression"):

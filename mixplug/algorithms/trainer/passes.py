@@ -94,10 +94,17 @@ class AmendingAlgorithm(PhasedAlgorithm):
         amendment: The Composer-free half: a function ``request -> request`` that says by ``yields_to(request)`` which
             passes it leaves as their objective wants them, and by ``phases`` in which it acts. Its arguments are the
             algorithm's, and so are its ``repr`` and, where the algorithm says none of its own, its ``settings()``.
+        part_of: What a user has listed instead of this one, by its name; empty where it is itself.
     """
 
     stage = Stage.ENCODER
     amendment: Any
+    part_of: str = ""
+
+    @property
+    def shown_name(self) -> str:
+        """What messages call it."""
+        return self.part_of or type(self).__name__
 
     def settings(self) -> dict[str, Any]:
         """See the base class."""
@@ -116,7 +123,7 @@ class AmendingAlgorithm(PhasedAlgorithm):
             TypeError: it is no vision transformer of timm's.
         """
         if not backbone.selects_tokens:
-            name, model = type(self).__name__, type(backbone.model).__name__
+            name, model = self.shown_name, type(backbone.model).__name__
             raise TypeError(
                 f"{name} is for a timm VisionTransformer, whose patches are tokens, and {model} is none; use one, or "
                 f"leave {name} out"
@@ -124,7 +131,7 @@ class AmendingAlgorithm(PhasedAlgorithm):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Say where nothing is amended: in no phase of the run, or not where the objective leaves nothing to amend."""
-        name, objective = type(self).__name__, encoder_pass_of(state).objective
+        name, objective = self.shown_name, encoder_pass_of(state).objective
         phases = phases_of(state)
         wanted = [phase for phase in phases if phase.value in self.amendment.phases]
         if not wanted:

@@ -30,6 +30,9 @@ def add(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Export, and say what the model is and how to use it."""
     checkpoint = options.training / "checkpoint.pt" if options.training.is_dir() else options.training
+    made = options.training / "model.safetensors"
+    if options.training.is_dir() and not checkpoint.exists() and made.exists():
+        raise FileNotFoundError(f"{options.training} holds no checkpoint.pt, but a model that is exported: {made}")
     check_checkpoint(checkpoint)
     out = options.out or checkpoint.with_name(f"{checkpoint.stem.replace('checkpoint', 'model')}.safetensors")
     from mixplug.backbones.exporting import export

@@ -31,23 +31,22 @@ def add(commands: Commands) -> argparse.ArgumentParser:
     command.add_argument(
         "--labelled-share",
         type=float,
-        default=0.25,
         help="side by side, labelled images of a step for each of the others (default: a quarter)",
     )
     command.add_argument(
         "--min-scale", type=float, help="SuperProgressiveLearning's, whose stages are shown for --size"
     )
-    command.add_argument("--warmup", type=float, default=80 / 480, help="its share of self-supervised learning")
-    command.add_argument("--stages", type=int, default=6, help="its stages, the warm-up one of them")
-    command.add_argument("--size", type=int, default=224, help="side of the images in pixels")
-    command.add_argument("--step", type=int, default=32, help="stride of the network, or side of a patch, in pixels")
+    command.add_argument("--warmup", type=float, help="its share of self-supervised learning (default: 1/6)")
+    command.add_argument("--stages", type=int, help="its stages, the warm-up one of them (default: 6)")
+    command.add_argument("--size", type=int, help="side of the images in pixels (default: 224)")
+    command.add_argument("--step", type=int, help="stride of the network, or patches' side, in pixels (default: 32)")
     return command
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the phases, and draw them."""
     plan = PhasePlan(options.ssl, options.sl, options.rho)
-    passes = _passes(options)
+    passes, stages = _passes(options), _stages(options, plan)
     merged = f"e_mix = floor({options.rho:g} * min({plan.e_ssl}, {plan.e_sl})) = {plan.e_mix}"
     print(f"{counted(plan.total, 'epoch')} instead of {plan.e_ssl + plan.e_sl}: {merged} of each are merged")
     for span in plan.phases:
@@ -63,12 +62,31 @@ def run(options: argparse.Namespace) -> None:
             f"  {3 * total / options.images:,.0f} forward passes of the plain encoder for each labelled image, and "
             f"{3 * apart / options.images:,.0f}"
         )
-    if options.min_scale is not None:
-        schedule = ResolutionSchedule(options.min_scale, options.warmup, options.stages)
-        sizes = check_int("size", options.size, 1), check_int("step", options.step, 1)
-        for time, size in zip(schedule.times, schedule.sizes(*sizes), strict=True):
-            print(f"  {size:3} pixels from epoch {time * plan.e_ssl + 1:g} of self-supervised learning")
-        print(f"  {schedule.speedup(*sizes):.2f} times cheaper, where a step costs as its pixels do")
+    for line in stages:
+        print(f"  {line}")
+
+
+def _stages(options: argparse.Namespace, plan: PhasePlan) -> list[str]:
+    """The stages of super progressive learning, in lines; none where it is not asked.
+
+    Raises:
+        ValueError: the numbers are out of range, or one is of no use.
+    """
+    given = {name: getattr(options, name) for name in ("warmup", "stages", "size", "step")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.min_scale is None:
+        if given:
+            raise ValueError(f"--{next(iter(given))} is SuperProgressiveLearning's: give --min-scale, or leave it out")
+        return []
+    sizes = check_int("size", given.pop("size", 224), 1), check_int("step", given.pop("step", 32), 1)
+    schedule = ResolutionSchedule(options.min_scale, **given)
+    stages = [*zip(schedule.sizes(*sizes), schedule.times, strict=True)]
+    # Multiples of the step may be the same for two stages.
+    new = [stage for number, stage in enumerate(stages) if not number or stage[0] != stages[number - 1][0]]
+    return [
+        *(f"{size:3} pixels from epoch {time * plan.e_ssl + 1:g} of self-supervised learning" for size, time in new),
+        f"{schedule.speedup(*sizes):.2f} times cheaper, where a step costs as its pixels do",
+    ]
 
 
 def _passes(options: argparse.Namespace) -> dict[Phase, tuple[int, str]]:
@@ -79,6 +97,10 @@ def _passes(options: argparse.Namespace) -> dict[Phase, tuple[int, str]]:
     """
     if options.ssl_images is None and options.mixing is not None:
         raise ValueError(f"--mixing {options.mixing} is for other SSL data: give --ssl-images, or leave it out")
+    if options.labelled_share is not None and options.mixing != "side_by_side":
+        raise ValueError(
+            f"--labelled-share {options.labelled_share:g} is for --mixing side_by_side; give that, or leave it out"
+        )
     if options.images is None:
         if options.ssl_images is not None:
             raise ValueError(f"--ssl-images {options.ssl_images} goes with the number of labelled ones: give --images")
@@ -90,7 +112,8 @@ def _passes(options: argparse.Namespace) -> dict[Phase, tuple[int, str]]:
     others = check_int("ssl-images", options.ssl_images, 1)
     more = f"the {others:,} SSL images"
     if options.mixing == "side_by_side":
-        share = check_real("labelled-share", options.labelled_share, 0, math.inf, low_open=True, high_open=True)
+        share = 0.25 if options.labelled_share is None else options.labelled_share
+        check_real("labelled-share", share, 0, math.inf, low_open=True, high_open=True)
         drawn = max(1, round(share * others))
         mixed = others + drawn, f"{more}, with {drawn:,} draws of {labelled} by their side"
     else:

@@ -23,6 +23,18 @@ from mixplug.training.encoder_pass import Amendment
 from mixplug.training.side_by_side import SideBySide
 
 
+class TooLittleError(ValueError):
+    """A budget below what the shortest run costs.
+
+    Attributes:
+        least: What that costs for each unit of the budget.
+    """
+
+    def __init__(self, least: float, given: float) -> None:
+        super().__init__(f"max_cost must be at least {least:.3g}, which the shortest run costs, got {given:.3g}")
+        self.least = least / given
+
+
 class RunCost:
     """The costs of runs of one method, counted before any begins.
 
@@ -138,7 +150,7 @@ class RunCost:
         stayed, and as measuring all that it may. What it did cost stands in the table.
 
         Raises:
-            ValueError: the shortest one costs more.
+            TooLittleError: the shortest one costs more.
         """
         longest = max(plan.e_ssl, plan.e_sl)
 
@@ -148,9 +160,7 @@ class RunCost:
             return PhasePlan(ssl, sl, plan.rho)
 
         if self.of(scaled(1)) > max_cost:
-            raise ValueError(
-                f"max_cost must be at least {self.of(scaled(1)):.3g}, which the shortest run costs, got {max_cost:g}"
-            )
+            raise TooLittleError(self.of(scaled(1)), max_cost)
         low, high = 1, 2
         while self.of(scaled(high)) <= max_cost:
             low, high = high, 2 * high

@@ -75,7 +75,7 @@ def save_run(recipe: Recipe, method: str, seed: int, out: Path, result: RunResul
 
 
 def check_data(cells: Iterable[tuple[str, int]], out: Path, data: dict[str, Any]) -> None:
-    """Refuse to go on beside finished runs whose data had other numbers of images or classes, or another shape.
+    """Refuse to go on beside finished runs of other data: numbers of images or classes, their shape, or files.
 
     Args:
         cells: Methods and seeds of the finished runs; those written before files said what was loaded pass.
@@ -96,9 +96,13 @@ def check_data(cells: Iterable[tuple[str, int]], out: Path, data: dict[str, Any]
 
 
 def data_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs between two summaries of what was loaded, in words; empty where nothing does."""
+    """What differs between two summaries of what was loaded, in words; empty where nothing does.
+
+    Of files the older one may say nothing, as earlier versions did.
+    """
     then, now = _flat(old), _flat(new)
-    changed = [name for name in then | now if then.get(name) != now.get(name)]
+    names = [name for name in then | now if name in then or not name.endswith("_files")]
+    changed = [name for name in names if then.get(name) != now.get(name)]
     return "; ".join(f"{name} was {then.get(name)}, now {now.get(name)}" for name in changed)
 
 
@@ -208,6 +212,12 @@ def run_paths(method: str, seed: int, out: Path) -> tuple[Path, Path]:
     """The files of a run: its numbers, which say that it is finished, and its pictures."""
     stem = out / "runs" / f"{method}-seed{seed}"
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
+
+
+def count_other_runs(cells: Iterable[tuple[str, int]], out: Path) -> int:
+    """How many finished runs ``out`` holds of other methods or seeds than ``cells``."""
+    own = {run_paths(*cell, out)[0] for cell in cells}
+    return len({*(out / "runs").glob("*-seed*.json")} - own)
 
 
 def write(path: Path, text: str) -> None:

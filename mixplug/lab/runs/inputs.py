@@ -30,8 +30,8 @@ class Inputs:
         tasks: Classes of each task by name; one nameless task where there is one.
         normalisation: Mean and standard deviation of the images for self-supervised learning, by which they are
             normalised; None where those of the tasks differ.
-        summary: What was loaded, as primitives: by the section of the recipe, numbers of images and of classes, and
-            their shape.
+        summary: What was loaded, as primitives: by the section of the recipe, numbers of images and of classes, their
+            shape, and which files there were.
         names: By task, the names of its classes in the order of their labels.
         statistics: By task, by which mean and standard deviation its images are normalised.
     """
@@ -84,6 +84,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
             "test_images": len(split.test),
             "classes": split.classes,
             "shape": list(split.shape),
+            **split.files,
         }
     tasks = {name: split.classes for name, split in splits.items()}
     shapes = {name: split.shape for name, split in splits.items()}
@@ -102,7 +103,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
             other = _load_ssl(_ssl_options(recipe.ssl_data, recipe.data), first.shape, seed)
             ssl = other.loader(recipe.data.batch_size, seed=seed, drop_last=last, **how)
         normalisations = {(tuple(other.mean), tuple(other.std))}
-        summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape)}
+        summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape), **other.files}
     return Inputs(
         train=MultiTaskLoader(train, tasks, seed, recipe.task_epoch) if several else train[""],
         evaluation=MultiTaskEvalLoader(evaluation, tasks) if several else evaluation[""],

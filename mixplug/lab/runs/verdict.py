@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mixplug.checks import counted
@@ -73,7 +73,12 @@ def judge(comparison: Comparison) -> Verdict | None:
     def ahead(one: str, other: str) -> Difference | None:
         seeds = [seed for seed in runs[one] if seed in runs[other]]
         first, second = ([runs[method][seed] for seed in seeds] for method in (one, other))
-        return difference_of(first, second, level, comparison.looking, resolution) if seeds else None
+        if not seeds:
+            return None
+        found = difference_of(first, second, level, comparison.looking, resolution)
+        # No two accuracies are further apart than 0 and 1.
+        low, high = max(found.low, -1.0), min(found.high, 1.0)
+        return replace(found, low=low, high=high) if math.isfinite(found.low) else found
 
     leader = best(runs)
     behind = {other: found for other in runs if other != leader and (found := ahead(leader, other))}
@@ -157,7 +162,8 @@ def _by(comparison: Comparison, one: str, other: str, difference: Difference) ->
         cost = "at equal cost" if 0.95 <= ratio <= 1.05 else f"at {ratio:.2f} times its cost"
     what = _judged_by(comparison)
     seeds = counted(difference.seeds, "seed")
-    return f"{abs(mean):.1f} points{what} {way} {comparison.recipe.methods[other].label} ({interval}, {seeds}, {cost})"
+    apart = f"{abs(mean):.1f} points{what} {way}" if abs(mean) >= 0.05 else f"less than 0.1 points{what} from"
+    return f"{apart} {comparison.recipe.methods[other].label} ({interval}, {seeds}, {cost})"
 
 
 def _judged_by(comparison: Comparison) -> str:

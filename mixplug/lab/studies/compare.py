@@ -24,7 +24,7 @@ from mixplug.lab.recipes.schema import PROBES, Recipe, RecipeError, to_plain
 from mixplug.lab.runs.closing import close_trainer
 from mixplug.lab.runs.environment import describe_environment
 from mixplug.lab.runs.experiment import Experiment
-from mixplug.lab.runs.files import check_data, load_run, save_run, write
+from mixplug.lab.runs.files import check_data, count_other_runs, load_run, save_run, write
 from mixplug.lab.runs.folders import BUDGET, STARTED, check_out, clear_out, with_out
 from mixplug.lab.runs.inputs import check_images
 from mixplug.lab.runs.interruption import GO_ON, naming_run, saying_what_is_kept
@@ -35,6 +35,8 @@ from mixplug.lab.runs.verdict import judge, verdict_content, verdict_lines
 from mixplug.lab.studies.budget import with_cost_for_minutes
 
 Announce = Callable[[str], None]
+
+RECONSTRUCTIONS = "reconstructions.png"
 
 
 def compare(
@@ -90,6 +92,9 @@ def compare(
     except RecipeError:
         check_methods(recipe)  # what is wrong with these settings in any folder is said first
         raise
+    others = count_other_runs(cells, out)
+    if others:
+        announce(f"{out} keeps {counted(others, 'run')} of other methods or seeds, of which nothing is said here")
     found = sum(run is not None for run in runs.values())
     if found:
         announce(f"{out} holds {found} of {counted(len(cells), 'run')}; going on with the other {len(cells) - found}")
@@ -238,4 +243,6 @@ def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
         if (r := comparison.by_seed(m)[first].reconstruction) is not None
     }
     if shown:
-        save_figure(reconstructions(shown), out / "reconstructions.png")
+        save_figure(reconstructions(shown), out / RECONSTRUCTIONS)
+    else:
+        (out / RECONSTRUCTIONS).unlink(missing_ok=True)  # of methods that were compared here before

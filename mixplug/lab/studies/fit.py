@@ -31,6 +31,7 @@ from mixplug.lab.pages.fit_page import FitPage, write_page
 from mixplug.lab.pages.mistakes import Mistakes
 from mixplug.lab.recipes.overrides import BUDGETS
 from mixplug.lab.recipes.schema import Recipe, RecipeError, load_recipe
+from mixplug.lab.runs.costs import TooLittleError
 from mixplug.lab.runs.folders import check_out, clear_out
 from mixplug.lab.runs.progress import Progress
 from mixplug.lab.runs.results import Comparison
@@ -149,7 +150,8 @@ def fit(
             recipe = _read(out, PILOT_IMAGES, methods, overrides, share * plan["cost"], plan["seeds"], seed)
             pilots.append(compare(recipe, out / f"pilots-{number}", announce, progress))
         methods = best_of_each(pilots[-1])
-        announce(f"About {duration(max(0, plan['seconds'] - plan.spent))} left")
+        left = plan["seconds"] - plan.spent
+        announce(f"About {duration(left)} left" if left > 0 else f"{duration(-left)} more than that are over already")
         took = plan.spent - began
     chosen, reason = choose(pilots[-1], methods, plan["expected"])
     announce(reason)
@@ -277,10 +279,10 @@ def _naming_minutes(minutes: float) -> Iterator[None]:
             # Phases of a few epochs have a warm-up of none, which is as it should be.
             warnings.filterwarnings("ignore", message="The warmup duration is 0")
             yield
-    except ValueError as error:
-        if "the shortest run costs" not in str(error):
-            raise
-        raise ValueError(f"--minutes {minutes:g} are too few: {error}; give more") from error
+    except TooLittleError as error:
+        # Above, because a longer fit may choose a larger model.
+        enough = float(f"{1.5 * minutes * error.least:.1g}")
+        raise ValueError(f"--minutes {minutes:g} are too few ({error}); give {enough:g} or more") from error
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

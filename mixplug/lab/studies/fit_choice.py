@@ -26,9 +26,10 @@ def best_of_each(comparison: Comparison) -> list[str]:
 def choose(comparison: Comparison, methods: Sequence[str], expected: str) -> tuple[str, str]:
     """The best of some methods, or, where the pilots cannot tell it from that, the expected one; and why."""
     label = {method: config.label for method, config in comparison.recipe.methods.items()}
-    best = max(methods, key=lambda method: _accuracy(comparison, method))
+    best = max(methods, key=lambda method: (_accuracy(comparison, method), method == expected))
     if best == expected or expected not in methods:
-        return best, f"{label[best]} did best in the pilots"
+        first = [method for method in methods if _accuracy(comparison, method) == _accuracy(comparison, best)]
+        return best, f"{label[best]} did {'best' if len(first) == 1 else 'as well as any'} in the pilots"
     ahead = _accuracy(comparison, best) - _accuracy(comparison, expected)
     images = max(run.test_images or 1 for run in comparison.finished(best))
     error = math.sqrt(sum(a * (1 - a) / images for a in (_accuracy(comparison, m) for m in (best, expected))))

@@ -72,5 +72,5 @@ def are_grey(paths: Sequence[Path]) -> bool:
 
 def digest_of(rows: Sequence[TableRow]) -> str:
     """Of files and labels: of others of them a fit is another one."""
-    text = repr([(str(row.path.resolve()), row.label, row.split) for row in rows])
+    text = repr([(str(row.path.resolve()), row.path.stat().st_size, row.label, row.split) for row in rows])
     return f"files and labels {hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"

@@ -68,6 +68,10 @@ def test_plan_of_smaller_images(capsys):
         "   96 pixels from epoch 81 of self-supervised learning",
     ]
     assert lines[9] == "  1.60 times cheaper, where a step costs as its pixels do"
+    few = ["plan", "--ssl", "60", "--sl", "0", "--rho", "0", "--min-scale", "0.5", "--stages", "9"]
+    assert main(few) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" pixels")[0].strip() for line in lines[3:-1]] == ["224", "128", "160", "192", "224"]
 
 
 def test_recipes(capsys):
@@ -96,6 +100,10 @@ def test_compare_and_train(capsys, tmp_path):
         ["plan", "--ssl", "0", "--sl", "0", "--rho", "0.5"],
         ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--min-scale", "0"],
         ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--min-scale", "1", "--step", "0"],
+        ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--size", "64"],
+        ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--warmup", "0.3"],
+        ["plan", "--ssl", "9", "--sl", "9", "--rho", "0", "--labelled-share", "0.3"],
+        ["plan", "--ssl", "9", "--sl", "0", "--rho", "0", "--min-scale", "2"],
         ["plan", "--ssl", "-1", "--sl", "100", "--rho", "0.5"],
         ["plan", "--ssl", "9", "--sl", "9", "--rho", "0.5", "--ssl-images", "9"],
         ["plan", "--ssl", "9", "--sl", "9", "--rho", "0.5", "--images", "9", "--mixing", "side_by_side"],
@@ -120,7 +128,8 @@ def test_compare_and_train(capsys, tmp_path):
 def test_bad_input_is_one_line_and_exit_code_2(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    errors = capsys.readouterr().err
+    said, errors = capsys.readouterr()
+    assert arguments[0] != "plan" or not said
     assert errors.startswith("mixplug: ")
     assert len(errors.strip().splitlines()) == 1
 

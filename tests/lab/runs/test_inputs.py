@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from mixplug.data.datasets import load_dataset, load_unlabelled
 from mixplug.data.loaders import ImageLoader
 from mixplug.lab.recipes.schema import load_recipe
 from mixplug.lab.runs.experiment import Experiment
+from mixplug.lab.runs.files import data_differences
 from mixplug.lab.runs.inputs import check_images, make_inputs
 from mixplug.lab.studies.compare import compare
 from mixplug.lab.studies.train import train
@@ -86,6 +89,21 @@ def test_other_images_that_do_not_fit(tmp_path, ssl_data, error, message):
         make_inputs(recipe, 0, CPU)
 
 
+def test_files_are_known_by_name_size_and_label(tmp_path):
+    image_files.train_and_test(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    first, copied = (make_inputs(folder_recipe(tmp_path / name), 0, CPU).summary for name in ("one", "other"))
+    assert first == copied
+    changed = next((tmp_path / "other" / "train").rglob("*.png"))
+    changed.write_bytes(changed.read_bytes() + b" ")
+    assert re.fullmatch(
+        r"data.training_files was 12 files, \d+ bytes, digest \w+, now 12 files, \d+ bytes, digest \w+",
+        data_differences(first, make_inputs(folder_recipe(tmp_path / "other"), 1, CPU).summary),
+    )
+    older = {"data": {name: value for name, value in first["data"].items() if not name.endswith("_files")}}
+    assert data_differences(older, first) == "", "an earlier version did not say"
+
+
 def test_other_images_need_neither_classes_nor_a_test(tmp_path):
     image_files.train_and_test(tmp_path / "labelled")
     (tmp_path / "other").mkdir()
@@ -96,6 +114,12 @@ def test_other_images_need_neither_classes_nor_a_test(tmp_path):
     )
     inputs = make_inputs(recipe, 0, CPU)
     assert sum(len(images) for images, _ in inputs.ssl) == 10
+    files = {
+        key: [part.pop(name) for name in ("training_files", "test_files") if name in part]
+        for key, part in inputs.summary.items()
+    }
+    assert [len(found) for found in files.values()] == [2, 1]
+    assert re.fullmatch(r"10 files, \d+ bytes, digest [0-9a-f]{8}", files["ssl_data"][0])
     assert inputs.summary == {
         "data": {"training_images": 12, "test_images": 12, "classes": 2, "shape": [3, 8, 8]},
         "ssl_data": {"training_images": 10, "shape": [3, 8, 8]},

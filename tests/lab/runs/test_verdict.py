@@ -54,6 +54,16 @@ def test_self_supervised_learning_that_does_not_pay():
     assert lines[1].startswith("Self-supervised learning does not pay here: MixTraining is 10.0 points behind SL")
 
 
+def test_equal_methods_are_not_ahead_and_no_further_apart_than_can_be():
+    accuracies = {"sl": [0.2, 0.8], "ssl_sl": [0.8, 0.2]}
+    made = compared(accuracies, "methods=[sl,ssl_sl]")
+    verdict = judge(made)
+    (difference,) = verdict.behind.values()
+    assert (difference.low, difference.high) == (-1, 1)
+    assert "is less than 0.1 points from" in verdict_lines(made, verdict)[0]
+    assert "interval -100.0 to +100.0" in verdict_lines(made, verdict)[0]
+
+
 def test_an_order_that_is_open():
     accuracies = {"sl": [0.5, 0.6, 0.55], "ssl_sl": [0.56, 0.55, 0.56], "mix": [0.56, 0.58, 0.57]}
     verdict = judge(compared(accuracies))

@@ -111,6 +111,11 @@ def test_more_seeds_use_the_runs_that_are_there(finished, tmp_path):
         (tmp_path / "runs" / path.name).write_bytes(path.read_bytes())
     compare(load_recipe(TINY, ["seeds=3"]), tmp_path, lines.append)
     assert "holds 6 of 9" in lines[0]
+    assert (tmp_path / "reconstructions.png").exists()
+    fewer: list[str] = []
+    compare(load_recipe(TINY, ["seeds=3", "methods=[sl]"]), tmp_path, fewer.append)
+    assert fewer[0].endswith("keeps 6 runs of other methods or seeds, of which nothing is said here")
+    assert not (tmp_path / "reconstructions.png").exists(), "SL makes none"
 
 
 def test_other_settings_in_the_same_folder_are_refused(finished):

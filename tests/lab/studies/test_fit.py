@@ -147,7 +147,7 @@ def test_test_images_are_for_the_last_model(tmp_path):
     ("words", "says"),
     [
         (["--minutes", "0"], "minutes must be a number in (0, inf), got 0"),
-        (["--minutes", "1e-7"], "--minutes 1e-07 are too few: "),
+        (["--minutes", "1e-7"], "--minutes 1e-07 are too few (max_cost must be at least "),
         (["--seed", "-1"], "seed must be a whole number of at least 0, got -1"),
         (["model.args.embed_dimm=3"], "embed_dimm"),
         (["--labels", "none.csv"], "there is no file"),
