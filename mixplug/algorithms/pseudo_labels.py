@@ -16,7 +16,8 @@ Strong and weak view
     pseudo-labelling, and a warning says so.
 
 When to use it
-    Few labels, many images of the same classes. The labels are as good as the classifier: it has to be well above
+    Few labels, many images of the same classes, and thousands of passes over these, as in FixMatch: in the tens that
+    are measured here it costs more than it gains. The labels are as good as the classifier: it has to be well above
     chance in MIX, or the term teaches mistakes. Look at ``mixtraining/pseudo_share``, which is logged, the share of
     images that had a label.
 
