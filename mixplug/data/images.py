@@ -197,7 +197,7 @@ class FileImages:
 
     def describe_files(self) -> str:
         """How many files, how many bytes, and a digest of their names, sizes and labels, which copies share."""
-        sizes = [path.stat().st_size for path in self.paths]
+        sizes = [0 if (stat := _stat_of(path)) is None else stat.st_size for path in self.paths]
         text = repr([*zip((path.name for path in self.paths), sizes, self.labels.tolist(), strict=True)])
         digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
         return f"{counted(len(self), 'file')}, {counted(sum(sizes), 'byte')}, digest {digest}"
