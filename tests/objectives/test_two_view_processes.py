@@ -31,7 +31,7 @@ class Rolled(nn.Module):
     def magnitude_at(self, progress):
         return 1.0
 
-    def forward(self, images, which=0, magnitude=None):
+    def forward(self, images, which=0, magnitude=None, size=None, jitter=1.0):
         return images.roll(1 + which, dims=-1)
 
 
