@@ -154,7 +154,6 @@ class KeepBest(PhasedAlgorithm):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Go on from the last weights, and see that the run has the signal: mistakes show before hours of training."""
-        self._ended = False
         if self._last is not None:
             self._take_out(state)
         if self.signal == "accuracy":

@@ -74,8 +74,8 @@ class SDMP(AmendingAlgorithm):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of range, or there is no such mixer or term; at INIT, 'patchmix' would divide the
-            model's patches; at FIT_START, another algorithm needs unmixed labels, or not
-            every image that it would mix has one.
+            model's patches; at FIT_START, another algorithm needs unmixed labels, or not every image that it would mix
+            has one.
 
     Example:
         >>> Trainer(..., algorithms=[MixTraining(objective=MoCoV3()), SDMP()])  # doctest: +SKIP
@@ -119,13 +119,8 @@ class SDMP(AmendingAlgorithm):
         objective = encoder_pass_of(state).objective
         if objective is None:
             return
-        self._refuse_unmatched_labels(state)
-        for other in state.algorithms:
-            if self.amendment.labels and isinstance(other, (MixUp, CutMix)) and other.interpolate_loss:
-                raise ValueError(
-                    f"SDMP(labels=True) mixes labels, and {type(other).__name__}(interpolate_loss=True) takes them as "
-                    f"they were; use interpolate_loss=False, or labels=False"
-                )
+        if self.amendment.labels:
+            self._refuse_unmatched_labels(state)
         phases = [phase for phase in phases_of(state) if phase is not Phase.SL]
         # One that says its loss in forward makes its views itself.
         if not isinstance(objective, TwoView) or type(objective).forward is not TwoView.forward:
@@ -149,15 +144,21 @@ class SDMP(AmendingAlgorithm):
             )
 
     def _refuse_unmatched_labels(self, state: State) -> None:
-        """Refuse what has the classifier see images of which not each has a label in its batch."""
+        """Refuse what takes labels as they were, or has the classifier see images of which not each has one."""
+        for other in state.algorithms:
+            if isinstance(other, (MixUp, CutMix)) and other.interpolate_loss:
+                raise ValueError(
+                    f"SDMP(labels=True) mixes labels, and {type(other).__name__}(interpolate_loss=True) takes them as "
+                    f"they were; use interpolate_loss=False, or labels=False"
+                )
         data, fused = find(state, MixupSSLData), find(state, FusedBackbonePass)
-        other = ""
+        what = ""
         if data is not None and data.side_by_side:
-            other = "mixing='side_by_side', where unlabelled images go through the same pass"
+            what = "mixing='side_by_side', where unlabelled images go through the same pass"
         elif fused is not None and fused.exact_microbatches:
-            other = "exact_microbatches=True, where images are mixed before their labels are known"
-        if self.amendment.labels and other and Phase.MIX in phases_of(state):
-            raise ValueError(f"SDMP(labels=True) mixes each label with another, not with {other}; use labels=False")
+            what = "exact_microbatches=True, where images are mixed before their labels are known"
+        if what and Phase.MIX in phases_of(state):
+            raise ValueError(f"SDMP(labels=True) mixes each label with another, not with {what}; use labels=False")
 
     def before_loss(self, state: State, logger: Logger) -> None:
         """Mix the labels as the images were."""

@@ -50,8 +50,7 @@ class DataSplit:
         std: What to divide them by then.
         augmentation: How training images are augmented unless told otherwise: ``crop_padding`` and ``flip``.
         names: The names of the classes in the order of their labels; numbers unless told otherwise.
-        files: Of images in files what they are, before any share of them was drawn, by the part of the data; of others
-            nothing.
+        sources: The images in files, 'training' and 'test', before any share of them was drawn; of others none.
     """
 
     train: MemoryImages | FileImages
@@ -61,7 +60,7 @@ class DataSplit:
     std: tuple[float, ...]
     augmentation: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, FileImages] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", self.names or tuple(map(str, range(self.classes))))
@@ -96,14 +95,14 @@ class UnlabelledImages:
         mean: What to subtract from images in [0, 1], one number for each channel.
         std: What to divide them by then.
         augmentation: How they are augmented unless told otherwise: ``crop_padding`` and ``flip``.
-        files: As of :class:`DataSplit`.
+        sources: As of :class:`DataSplit`.
     """
 
     images: MemoryImages | FileImages
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, FileImages] = field(default_factory=dict, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -182,12 +181,12 @@ def load_dataset(
         )
     treatment = _treatment(given, whole.mean, whole.std, key)
     train, test = _decoded(given, drawn, whole.test)
-    files = _describe_files(training=whole.train, test=whole.test)
-    return DataSplit(train, test, whole.classes, names=whole.names, files=files, **treatment)
+    sources = _in_files(training=whole.train, test=whole.test)
+    return DataSplit(train, test, whole.classes, names=whole.names, sources=sources, **treatment)
 
 
-def _describe_files(**parts: MemoryImages | FileImages) -> dict[str, str]:
-    return {f"{name}_files": part.describe_files() for name, part in parts.items() if isinstance(part, FileImages)}
+def _in_files(**parts: MemoryImages | FileImages) -> dict[str, FileImages]:
+    return {name: part for name, part in parts.items() if isinstance(part, FileImages)}
 
 
 def _warn_of_lost_classes(whole: DataSplit, drawn: Tensor, seed: int, key: str) -> None:
@@ -239,7 +238,7 @@ def load_unlabelled(
         whole = UnlabelledImages(known.train, known.mean, known.std)
     treatment = _treatment(given, whole.mean, whole.std, key)
     drawn = whole.images.subset(draw(whole.images.labels, given.fraction, seed, given.sampling, key))
-    return UnlabelledImages(_decoded(given, drawn)[0], files=_describe_files(training=whole.images), **treatment)
+    return UnlabelledImages(_decoded(given, drawn)[0], sources=_in_files(training=whole.images), **treatment)
 
 
 Options = TypeVar("Options", bound=ImageOptions)

@@ -197,9 +197,8 @@ class FileImages:
 
     def describe_files(self) -> str:
         """How many files, how many bytes, and a digest of their names, sizes and labels, which copies share."""
-        sizes = [0 if (stat := _stat_of(path)) is None else stat.st_size for path in self.paths]
-        text = repr([*zip((path.name for path in self.paths), sizes, self.labels.tolist(), strict=True)])
-        digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+        sizes = [file_size(path) for path in self.paths]
+        digest = digest_of(zip((path.name for path in self.paths), sizes, self.labels.tolist(), strict=True))
         return f"{counted(len(self), 'file')}, {counted(sum(sizes), 'byte')}, digest {digest}"
 
     def loader(self, pipeline: Pipeline) -> DataLoader:
@@ -230,6 +229,17 @@ def _do_each(do: Callable[[int], object], numbers: Sequence[int]) -> None:
 def file_stamps(paths: Iterable[Path]) -> tuple[tuple[int, int], ...]:
     """The time (ns) and the size (bytes) of each of the files that are there."""
     return tuple((stat.st_mtime_ns, stat.st_size) for stat in map(_stat_of, paths) if stat is not None)
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file, 0 of one that is not there."""
+    stat = _stat_of(path)
+    return 0 if stat is None else stat.st_size
+
+
+def digest_of(facts: Iterable[tuple[Any, ...]]) -> str:
+    """Eight hexadecimal digits by which these facts, primitives, are told from others."""
+    return hashlib.sha256(repr([*facts]).encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def _stat_of(path: Path) -> os.stat_result | None:

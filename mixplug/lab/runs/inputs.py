@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mixplug.checks import counted
-from mixplug.data.datasets import UnlabelledImages, load_dataset, load_unlabelled
+from mixplug.data.datasets import DataSplit, UnlabelledImages, load_dataset, load_unlabelled
 from mixplug.data.images import FileImages, MemoryImages
 from mixplug.data.multi_task import MultiTaskEvalLoader, MultiTaskLoader
 from mixplug.data.options import OF_FILES, ImageOptions, SSLOptions
@@ -84,7 +84,7 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
             "test_images": len(split.test),
             "classes": split.classes,
             "shape": list(split.shape),
-            **split.files,
+            **_describe_files(split),
         }
     tasks = {name: split.classes for name, split in splits.items()}
     shapes = {name: split.shape for name, split in splits.items()}
@@ -103,7 +103,11 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
             other = _load_ssl(_ssl_options(recipe.ssl_data, recipe.data), first.shape, seed)
             ssl = other.loader(recipe.data.batch_size, seed=seed, drop_last=last, **how)
         normalisations = {(tuple(other.mean), tuple(other.std))}
-        summary["ssl_data"] = {"training_images": len(other.images), "shape": list(other.shape), **other.files}
+        summary["ssl_data"] = {
+            "training_images": len(other.images),
+            "shape": list(other.shape),
+            **_describe_files(other),
+        }
     return Inputs(
         train=MultiTaskLoader(train, tasks, seed, recipe.task_epoch) if several else train[""],
         evaluation=MultiTaskEvalLoader(evaluation, tasks) if several else evaluation[""],
@@ -115,6 +119,10 @@ def make_inputs(recipe: Recipe, seed: int, device: torch.device) -> Inputs:
         names={name: split.names for name, split in splits.items()},
         statistics=statistics,
     )
+
+
+def _describe_files(data: DataSplit | UnlabelledImages) -> dict[str, str]:
+    return {f"{name}_files": images.describe_files() for name, images in data.sources.items()}
 
 
 def check_images(

@@ -76,9 +76,10 @@ def judge(comparison: Comparison) -> Verdict | None:
         if not seeds:
             return None
         found = difference_of(first, second, level, comparison.looking, resolution)
+        if math.isinf(found.low):
+            return found
         # No two accuracies are further apart than 0 and 1.
-        low, high = max(found.low, -1.0), min(found.high, 1.0)
-        return replace(found, low=low, high=high) if math.isfinite(found.low) else found
+        return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
 
     leader = best(runs)
     behind = {other: found for other in runs if other != leader and (found := ahead(leader, other))}

@@ -36,8 +36,6 @@ from mixplug.lab.studies.budget import with_cost_for_minutes
 
 Announce = Callable[[str], None]
 
-RECONSTRUCTIONS = "reconstructions.png"
-
 
 def compare(
     recipe: Recipe,
@@ -242,7 +240,8 @@ def _write_outputs(comparison: Comparison, out: Path, command: str) -> None:
         for m in comparison.recipe.methods
         if (r := comparison.by_seed(m)[first].reconstruction) is not None
     }
+    picture = out / "reconstructions.png"
     if shown:
-        save_figure(reconstructions(shown), out / RECONSTRUCTIONS)
+        save_figure(reconstructions(shown), picture)
     else:
-        (out / RECONSTRUCTIONS).unlink(missing_ok=True)  # of methods that were compared here before
+        picture.unlink(missing_ok=True)  # of methods that were compared here before

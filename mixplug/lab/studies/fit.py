@@ -38,7 +38,7 @@ from mixplug.lab.runs.results import Comparison
 from mixplug.lab.studies.budget import seconds_of_a_pass
 from mixplug.lab.studies.compare import Announce, compare
 from mixplug.lab.studies.fit_choice import best_of_each, choose
-from mixplug.lab.studies.fit_images import are_grey, describe_images, digest_of, of_split, split_images
+from mixplug.lab.studies.fit_images import are_grey, describe_images, describe_rows, of_split, split_images
 from mixplug.lab.studies.fit_plan import PLAN, FitPlan
 from mixplug.lab.studies.fit_settings import (
     KINDS,
@@ -126,7 +126,12 @@ def fit(
     described = [describe_images(found), judged]
     if overwrite:
         _clear(out)
-    asked = {"minutes": minutes, "seed": seed, "overrides": list(overrides), "images": [*described, digest_of(rows)]}
+    asked = {
+        "minutes": minutes,
+        "seed": seed,
+        "overrides": list(overrides),
+        "images": [*described, describe_rows(rows)],
+    }
     plan = FitPlan(out, asked, begun=any((out / folder).exists() for folder in _FOLDERS))
     for line in described:
         announce(line)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from mixplug.checks import counted
 from mixplug.data.discovery import FoundImages
-from mixplug.data.images import read_square
+from mixplug.data.images import digest_of, file_size, read_square
 from mixplug.data.subsets import is_small_validation, split_validation
 from mixplug.data.tables import TableRow
 
@@ -70,7 +69,7 @@ def are_grey(paths: Sequence[Path]) -> bool:
     return True
 
 
-def digest_of(rows: Sequence[TableRow]) -> str:
+def describe_rows(rows: Sequence[TableRow]) -> str:
     """Of files and labels: of others of them a fit is another one."""
-    text = repr([(str(row.path.resolve()), row.path.stat().st_size, row.label, row.split) for row in rows])
-    return f"files and labels {hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    facts = ((str(row.path.resolve()), file_size(row.path), row.label, row.split) for row in rows)
+    return f"files and labels {digest_of(facts)}"
